@@ -192,6 +192,18 @@ def change_tensors(path, change):
             "attention_head_dim must be at most the channels",
         ),
         (
+            lambda path: change_config(path, block_out_channels=8),
+            "block_out_channels must be a list, of which each is .*got 8",
+        ),
+        (
+            lambda path: change_config(path, block_out_channels=[8, 16, 24]),
+            "block_out_channels, down_block_types and up_block_types must have one",
+        ),
+        (
+            lambda path: change_config(path, downsample_padding=2),
+            "downsample_padding must be 1 or 0, got 2",
+        ),
+        (
             lambda path: change_config(path, block_out_channels=[8, 24]),
             "of another shape: ",
         ),

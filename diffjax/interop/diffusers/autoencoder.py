@@ -189,7 +189,7 @@ ARCHITECTURE = Architecture(
         "up_block_types": options.each(
             ("UpDecoderBlock2D",), "UpDecoderBlock2D", "AttnUpDecoderBlock2D"
         ),
-        "block_out_channels": options.several(options.positive_integer(1), (64,)),
+        "block_out_channels": options.many(options.positive_integer(1), (64,)),
         "layers_per_block": options.positive_integer(1),
         "act_fn": options.choice(*ACTIVATIONS),
         "latent_channels": options.positive_integer(4),

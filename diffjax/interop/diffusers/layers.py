@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ...networks import attention
+from ...networks import GroupNorm, attention
 from ...types import Array, Scalar
 
 __all__ = [
@@ -52,25 +52,27 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """By their names in configurations."""
 
 
-def group_norm(groups: int, epsilon: float, name: str, dtype: Any) -> nn.Module:
-    """Group norm of one image, or of tokens.
+def group_norm(
+    groups: int, epsilon: float, name: str, dtype: Any, *, act: str | None = None
+) -> Callable[..., Array]:
+    """Group norm of one image, or of tokens, and an activation.
 
     Args:
       groups: Number of groups of channels.
       epsilon: Added to the variances.
       name: Of the module.
       dtype: Of the computation.
+      act: Name of the activation. None for none.
 
     Returns:
-      The module.
+      A function of (..., C), and of shift and scale (C,) if there are any.
     """
-    return nn.GroupNorm(
-        num_groups=groups,
-        reduction_axes=(0, 1, 2),
-        epsilon=epsilon,
-        dtype=dtype,
-        name=name,
-    )
+    # SiLU in the pass of the norm.
+    silu = act in ("silu", "swish")
+    norm = GroupNorm(groups, epsilon, silu=silu, dtype=dtype, name=name)
+    if act is None or silu:
+        return norm
+    return lambda h, *modulation: ACTIVATIONS[act](norm(h, *modulation))
 
 
 def convolution(
@@ -199,12 +201,13 @@ class ResnetBlock2D(nn.Module):
     @nn.compact
     def __call__(self, h: Array, embedding: Array | None = None) -> Array:
         """Map h (H, W, C) with an embedding (dim,) or None to (H', W', channels)."""
-        act, dtype = ACTIVATIONS[self.act], h.dtype
+        act, dtype = self.act, h.dtype
         resample = self.resample or (lambda image: image)
-        branch = act(group_norm(self.groups, self.epsilon, "norm1", dtype)(h))
+        branch = group_norm(self.groups, self.epsilon, "norm1", dtype, act=act)(h)
         branch = convolution(self.channels, "conv1", dtype)(resample(branch))
-        norm = group_norm(self.groups_out or self.groups, self.epsilon, "norm2", dtype)
-        branch = act(self._modulated(branch, norm, embedding))
+        groups = self.groups_out or self.groups
+        norm = group_norm(groups, self.epsilon, "norm2", dtype, act=act)
+        branch = self._modulated(branch, norm, embedding)
         branch = convolution(self.channels, "conv2", dtype)(branch)
         skip = resample(h)
         change = h.shape[-1] != self.channels
@@ -223,7 +226,7 @@ class ResnetBlock2D(nn.Module):
         if not scaled:
             return norm(branch + vector)
         factor, shift = jnp.split(vector, 2)
-        return norm(branch) * (1 + factor) + shift
+        return norm(branch, shift, factor)
 
 
 def multi_head(

@@ -4,6 +4,7 @@ Each class of networks states them in a table, its `Architecture`. `read` compar
 a configuration with the table and names every option that is not supported.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ __all__ = [
     "flag",
     "ignored",
     "integer",
+    "many",
     "number",
     "only",
     "optional",
@@ -184,6 +186,23 @@ def each(default: tuple[Any, ...], *values: Any) -> Option:
     )
 
 
+def many(option: Option, default: tuple[Any, ...]) -> Option:
+    """A list of values of `option`.
+
+    Args:
+      option: The option of one value.
+      default: The default, a tuple.
+
+    Returns:
+      The option.
+    """
+    return Option(
+        default,
+        lambda v: isinstance(v, tuple) and v and all(map(option.accepts, v)),
+        f"a list, of which each is {option.expects}",
+    )
+
+
 def several(option: Option, default: Any = None) -> Option:
     """One value of `option`, or a list of such values.
 
@@ -239,7 +258,8 @@ def read(
 
     Raises:
       ValueError: If an option is unknown, has a value that is not supported, or a
-        relation does not hold. The message names all such options.
+        relation does not hold. The message names all such options, or the first such
+        relation.
     """
     stated = {k: _frozen(v) for k, v in config.items() if not k.startswith("_")}
     faults = [
@@ -257,7 +277,9 @@ def read(
     ]
     values = {key: option.default for key, option in options.items()} | stated
     if not faults:
-        faults = [r.message.format(**values) for r in rules if not r.holds(values)]
+        # The first alone: a rule may rely on those before it.
+        broken = (r.message.format(**values) for r in rules if not r.holds(values))
+        faults = [*itertools.islice(broken, 1)]
     checks.require(
         not faults,
         f"this configuration of {name} is not supported: {'; '.join(faults)}",

@@ -384,12 +384,12 @@ ARCHITECTURE = Architecture(
         ),
         "mid_block_type": options.choice("UNetMidBlock2D", None),
         "up_block_types": options.each((*["AttnUpBlock2D"] * 3, "UpBlock2D"), *UP),
-        "block_out_channels": options.several(
+        "block_out_channels": options.many(
             options.positive_integer(1), (224, 448, 672, 896)
         ),
         "layers_per_block": options.positive_integer(2),
         "mid_block_scale_factor": options.number(1, above=0),
-        "downsample_padding": options.integer(1),
+        "downsample_padding": options.choice(1, 0),
         "downsample_type": options.choice("conv", "resnet"),
         "upsample_type": options.choice("conv", "resnet"),
         "dropout": options.ignored(0.0),

@@ -275,11 +275,11 @@ OPTIONS = {
         *("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
     ),
     "only_cross_attention": options.several(options.flag(False)),
-    "block_out_channels": options.several(
+    "block_out_channels": options.many(
         options.positive_integer(1), (320, 640, 1280, 1280)
     ),
     "layers_per_block": options.several(options.positive_integer(2)),
-    "downsample_padding": options.integer(1),
+    "downsample_padding": options.choice(1, 0),
     "mid_block_scale_factor": options.number(1, above=0),
     "dropout": options.ignored(0.0),
     "act_fn": options.choice(*ACTIVATIONS),
