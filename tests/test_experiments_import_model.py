@@ -1,6 +1,7 @@
 """The experiment on folders of random weights, saved by the library itself."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -13,7 +14,7 @@ from experiments.import_model import ranking
 from experiments.import_model.__main__ import Config
 from experiments.import_model.parts import open_conditions, open_parts
 from tests.diffusers_models import model_of
-from tests.golden.diffusers_rows import CODER, DIT, TEXT
+from tests.golden.diffusers_rows import CODER, DIT, ROWS, TEXT
 
 SMALL = {
     "samples": 2,
@@ -140,3 +141,27 @@ def test_grids_of_a_flow_reach_both_ends():
     grid = np.asarray(ranking.grid_of(flow, dj.solvers.ddim(), 8))
     assert len(grid) == 9 and grid[0] == 1 and grid[-1] == 0
     assert (np.diff(grid) < 0).all()
+
+
+def test_a_pipeline_with_further_networks_raises_by_name(latent, tmp_path):
+    folder = shutil.copytree(latent, tmp_path / "pipeline")
+    (folder / "controlnet").mkdir()
+    stated = json.dumps({"_class_name": "ControlNetModel"})
+    (folder / "controlnet" / "config.json").write_text(stated)
+    with pytest.raises(ValueError, match="'controlnet': 'ControlNetModel'"):
+        open_parts(Config(folder, **SMALL))
+
+
+def test_clipped_samples_stay_within_the_schedulers_range(tmp_path):
+    """The last step of a sampler returns the denoised sample."""
+    config = ROWS["unet_2d/ddpm"] | {"in_channels": 3, "out_channels": 3}
+    pipeline(tmp_path, unet=config)
+    settings = {"clip_sample": True, "clip_sample_range": 0.25}
+    diffusers.save_scheduler(tmp_path / "scheduler", CHAIN, "noise", **settings)
+    chosen = Config(tmp_path, **SMALL)
+    with pytest.warns(UserWarning, match="clip_sample is true"):
+        parts = open_parts(chosen)
+    conditions = open_conditions(chosen, parts.model)
+    denoiser = import_model.conditional(chosen, parts, conditions)
+    drawn = import_model.draw(chosen, parts, denoiser, conditions)
+    assert np.abs(drawn["samples"]).max() <= 0.25

@@ -20,6 +20,8 @@ decoded by the autoencoder. Nothing of torch runs without --compare.
   reference is its difference from UniPC with as many evaluations.
 - --compare runs diffusers beside it from the same noise, and prints the greatest
   difference of the samples and the seconds of both, compilation apart.
+- Where the scheduler clips denoised samples, so does the sampling here. DDIM of
+  diffusers then keeps the noise of the unclipped output, and its samples differ.
 
 Texts are given as embeddings. texts.npz holds `text` (N, L, D), as a text encoder
 returns it, and `null_text` (L, D) for guidance. A model of Stable Diffusion XL takes
@@ -151,6 +153,9 @@ def draw(
         solver = solvers.make(config.solver)
         cost = dj.grids.cost_of_step(solver) or 1
         grid = ranking.grid_of(parts.schedule, solver, config.steps * cost + 1)
+    if parts.grid.options.get("clip_sample"):
+        bound = parts.grid.options["clip_sample_range"]
+        denoiser = dj.guidance.static_threshold(denoiser, -bound, bound)
     shape = (config.samples, *parts.shape)
     noise = np.asarray(jax.random.normal(jax.random.key(config.seed), shape))
     scale = dj.schedules.prior_std(parts.schedule)
@@ -203,8 +208,8 @@ def score(
       Means over examples and their standard error.
     """
     finite = dj.schedules.is_finite(parts.schedule)
-    fine = scoring.likelihood_grid
-    grid = fine(parts.schedule, config.likelihood_steps) if finite else None
+    fine = scoring.likelihood_grid if finite else dj.grids.uniform
+    grid = fine(parts.schedule, config.likelihood_steps)
     settings = {
         "divergence": "hutchinson_forward",
         "probes": config.probes,

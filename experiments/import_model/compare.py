@@ -36,6 +36,8 @@ def check(parts: Parts) -> None:
         "out --compare"
     )
     dj.checks.require(not missing, message)
+    message = "--compare runs the scheduler itself: leave out --solver"
+    dj.checks.require(parts.solver is not None, message)
     message = "--compare needs a scheduler without noise, such as DDIM with η = 0"
     dj.checks.require(not parts.solver.stochastic, message)
 

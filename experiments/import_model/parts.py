@@ -1,5 +1,6 @@
 """The parts of a pretrained diffusion, read from the folders of diffusers."""
 
+import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ __all__ = ["Conditions", "Parts", "conditional", "open_conditions", "open_parts"
 MODELS = ("unet", "transformer")
 """Subfolders of a pipeline that hold its denoising network."""
 
+USED = (*MODELS, "vae")
+"""Subfolders whose network is used."""
+
 
 class Parts(NamedTuple):
     """A model with its scheduler and, for a latent diffusion, its autoencoder.
@@ -24,7 +28,7 @@ class Parts(NamedTuple):
       schedule: The noise schedule.
       kind: What the network predicts.
       grid: steps -> the times at which the scheduler steps.
-      solver: The solver that equals the scheduler.
+      solver: The solver that equals the scheduler. None if the flags name another.
       model_folder: Folder of the model.
       scheduler_folder: Folder of the scheduler.
       shape: Of one example of the model.
@@ -61,7 +65,10 @@ def open_parts(config: Any) -> Parts:
     schedule, kind, grid = diffusers.load_scheduler(
         scheduler_folder, config.scheduler_class
     )
-    solver = diffusers.solver(scheduler_folder, config.scheduler_class)
+    solver = None
+    if config.solver is None:
+        solver = diffusers.solver(scheduler_folder, config.scheduler_class)
+    _check_others(folder)
     model = diffusers.load(model_folder, variant=config.variant)
     coder_folder = folder / "vae"
     has_coder = (coder_folder / "config.json").is_file()
@@ -69,6 +76,7 @@ def open_parts(config: Any) -> Parts:
     is_network = not isinstance(model, diffusers.Autoencoder)
     message = f"{model_folder} holds an autoencoder, not a network that denoises"
     dj.checks.require(is_network, message)
+    _check_channels(model.options)
     return Parts(
         model,
         coder,
@@ -80,6 +88,26 @@ def open_parts(config: Any) -> Parts:
         scheduler_folder,
         (*_sides(config.size, model.options), model.options["in_channels"]),
     )
+
+
+def _check_others(folder):
+    """Raise ValueError if a pipeline has networks that would be left out."""
+    paths = [p for p in folder.glob("*/config.json") if p.parent.name not in USED]
+    # Text encoders are not of diffusers and have no such entry.
+    names = {p.parent.name: json.loads(p.read_text()).get("_class_name") for p in paths}
+    further = {name: cls for name, cls in names.items() if cls}
+    message = f"{folder} has further networks, which are not supported: {further}"
+    dj.checks.require(not further, message)
+
+
+def _check_channels(options):
+    """Raise ValueError unless outputs are of the state, with a variance or without."""
+    inputs, outputs = options["in_channels"], options["out_channels"]
+    message = (
+        "out_channels must be in_channels, or twice as many with a learned variance, "
+        f"got {outputs} for {inputs}"
+    )
+    dj.checks.require(outputs in (None, inputs, 2 * inputs), message)
 
 
 def _sides(size, options):

@@ -107,7 +107,8 @@ def _candidates(config, parts) -> Iterator[tuple[str, int, Any, Any]]:
             if budget > cost:
                 grid = grid_of(parts.schedule, solver, budget)
                 yield name, cost * (len(grid) - 2) + 1, solver, grid
-        if not parts.solver.stochastic and config.mu is None:
+        deterministic = parts.solver is not None and not parts.solver.stochastic
+        if deterministic and config.mu is None:
             grid = parts.grid(budget)
             cost = dj.grids.cost_of_step(parts.solver) or 1
             yield OWN, cost * (len(grid) - 1), parts.solver, grid
