@@ -143,6 +143,20 @@ ROWS: dict[str, dict] = {
         "out_channels": 1,
         "layers_per_block": 2,
     },
+    "autoencoder/deep": {
+        "_class_name": "AutoencoderKL",
+        **CODER,
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "block_out_channels": [4, 12, 8],
+        "act_fn": "mish",
+        "out_channels": 4,
+        "latent_channels": 2,
+        "norm_num_groups": 2,
+        "use_post_quant_conv": False,
+        "shift_factor": 0.1,
+        "scaling_factor": 0.5,
+    },
 }
 """Tiny configurations by name."""
 
@@ -226,8 +240,9 @@ LARGE: dict[str, dict] = {
 }
 """Published configurations, of millions of parameters."""
 
-SIDES = {"dit/small": 32, "unet_2d/cifar10": 32, "autoencoder/sd1": 32}
-"""Sides of the images, 8 for the tiny rows and 16 where none is stated."""
+SIDES = {"dit/small": (32, 32), "unet_2d/cifar10": (32, 32)}
+SIDES |= {"autoencoder/sd1": (32, 32), "autoencoder/deep": (14, 11)}
+"""Sides of the images, 8 for the other tiny rows and 16 for the other large ones."""
 
 
 def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
@@ -262,10 +277,10 @@ def inputs(row: str, config: dict) -> dict[str, np.ndarray]:
       x, t and the conditions in the order in which models take them.
     """
     rng = np.random.default_rng(zlib.crc32(row.encode()))
-    side = SIDES.get(row, 8 if row in ROWS else 16)
+    sides = SIDES.get(row, (8, 8) if row in ROWS else (16, 16))
     channels = config.get("in_channels", 3 if "unet_2d/" in row else 4)
     channels = config.get("in_channels", 3) if "autoencoder" in row else channels
-    arrays = {"x": rng.normal(size=(side, side, channels))}
+    arrays = {"x": rng.normal(size=(*sides, channels))}
     if "autoencoder" in row:
         return arrays
     arrays["t"] = np.float64(487)

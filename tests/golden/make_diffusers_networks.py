@@ -1,6 +1,8 @@
 """Make `diffusers_networks.npz` and the folders beside it with diffusers 0.42.1.
 
-    python -m tests.golden.make_diffusers_networks
+    python -m tests.golden.make_diffusers_networks [row …]
+
+With names of rows it makes these again and keeps the others.
 
 Each row of `diffusers_rows` becomes its configuration as diffusers writes it, its
 inputs and its outputs in float64. Two places of diffusers compute in float32 also
@@ -12,6 +14,7 @@ where a model has float64: the sinusoids of timesteps, and the softmax of
 import json
 import math
 import pathlib
+import sys
 import tempfile
 import unittest.mock
 
@@ -23,6 +26,7 @@ from diffusers.models import embeddings
 from tests.golden.diffusers_rows import LARGE, ROWS, inputs, weights
 
 FOLDER = pathlib.Path(__file__).parent
+FILE = FOLDER / "diffusers_networks.npz"
 SAVED = {"unet_2d/ddpm": "10GB", "dit/plain": "20KB"}
 """Rows whose model is saved, and the size of a part."""
 
@@ -105,10 +109,21 @@ def outputs(row, model, arrays):
     return {"output": example(model(x, t, **keywords).sample)}
 
 
-def main():
-    """Write the file and the folders."""
-    stored = {}
-    for row, config in (ROWS | LARGE).items():
+def kept(rows):
+    """The stored arrays of the rows that are not made again."""
+    with np.load(FILE) as arrays:
+        return {k: v for k, v in arrays.items() if k.rpartition("/")[0] not in rows}
+
+
+def main(rows):
+    """Write the file and the folders.
+
+    Args:
+      rows: Names of the rows to make. All if there are none.
+    """
+    stored = kept(rows) if rows else {}
+    for row in rows or ROWS | LARGE:
+        config = (ROWS | LARGE)[row]
         model, shapes = model_of(config)
         arrays = inputs(row, config)
         with torch.no_grad(), tempfile.TemporaryDirectory() as folder:
@@ -126,8 +141,8 @@ def main():
             folder = FOLDER / f"diffusers_{row.replace('/', '_')}"
             single = model.to(torch.float32)
             single.save_pretrained(folder, max_shard_size=SAVED[row])
-    np.savez_compressed(FOLDER / "diffusers_networks.npz", **stored)
+    np.savez_compressed(FILE, **stored)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from ...networks.pyramid import sides
+from ... import checks
 from ...types import Array
 from . import options
 from .blocks import Stage
@@ -134,23 +134,30 @@ class AutoencoderKL(nn.Module):
         """The normal distribution of the code of an image.
 
         Args:
-          x: (H, W, in_channels), whose sides can be halved between resolutions.
+          x: (H, W, in_channels). Its sides are halved between resolutions, and
+            rounded down.
 
         Returns:
           Its mean and log-variance, each (h, w, latent_channels).
+
+        Raises:
+          ValueError: If a side is too small to be halved so often.
         """
         o = self.options
-        sides(x, len(o["block_out_channels"]))
+        least = 2 ** (len(o["block_out_channels"]) - 1)
+        small = f"sides of x must be at least {least}, got {x.shape}"
+        checks.require(min(x.shape[:2]) >= least, small)
         h = self.encoder(x)
         if o["use_quant_conv"]:
-            h = self.quant_conv(h)
+            # Layers made in `setup` do not know the dtype of their inputs.
+            h = self.quant_conv(h).astype(x.dtype)
         mean, log_variance = jnp.split(h, 2, axis=-1)
         return mean, jnp.clip(log_variance, *LOG_VARIANCES)
 
     def decode(self, z: Array) -> Array:
         """The image (H, W, out_channels) of a code z (h, w, latent_channels)."""
         if self.options["use_post_quant_conv"]:
-            z = self.post_quant_conv(z)
+            z = self.post_quant_conv(z).astype(z.dtype)
         return self.decoder(z)
 
     def __call__(self, x: Array) -> Array:

@@ -103,10 +103,20 @@ class Model:
         net = _Output(self) if kind == "edm" else _AtTime(self, schedule)
         return predictions.denoiser(schedule, net, kind, sigma_data=sigma_data)
 
-    def _apply(self, method, *inputs):
+    def _shapes(self, method):
+        """Shapes of a method's inputs at one size, by name."""
+        shapes = [value.shape for value in architectures.inputs(self.text)]
+        names = ["x", "t", *(f"condition {i + 1}" for i in range(len(shapes) - 2))]
+        return dict(zip(names, shapes, strict=True))
+
+    def _arrays(self, method, *inputs):
+        """The inputs of a method as arrays, checked."""
         arrays = [jnp.asarray(value) for value in inputs]
-        if method == "__call__":
-            check_inputs(arrays, architectures.inputs(self.text))
+        check_inputs(arrays, self._shapes(method))
+        return arrays
+
+    def _apply(self, method, *inputs):
+        arrays = self._arrays(method, *inputs)
         return self.network.apply({"params": self.params}, *arrays, method=method)
 
 
@@ -129,7 +139,8 @@ class Autoencoder(Model):
           x: (H, W, C), in [−1, 1].
 
         Returns:
-          Its mean and log-variance, each (h, w, latent channels).
+          Its mean and log-variance, each (h, w, latent channels). Sides are halved
+          and rounded down between resolutions.
         """
         return self._apply("encode", x)
 
@@ -139,24 +150,29 @@ class Autoencoder(Model):
 
     def latents(self, x: ArrayLike) -> Array:
         """The latents of an image x, (mean − shift)/scale, which diffusions learn."""
-        shift, scale = self._latent_scale()
-        return (self.encode(x)[0] - shift) / scale
+        mean, _ = self.encode(x)
+        shift, scale = self._latent_scale(mean.dtype)
+        return (mean - shift) / scale
 
     def images(self, latents: ArrayLike) -> Array:
         """The image of a diffusion's sample, decode(scale · latents + shift)."""
-        shift, scale = self._latent_scale()
-        return self.decode(scale * jnp.asarray(latents) + shift)
+        (z,) = self._arrays("decode", latents)
+        shift, scale = self._latent_scale(z.dtype)
+        return self.decode(scale * z + shift)
 
-    def _latent_scale(self):
+    def _latent_scale(self, dtype):
         """Shift and scale of codes, each a number or one per channel."""
         o = self.options
-        deviation = np.asarray(o["latents_std"] or 1.0) / o["scaling_factor"]
         mean = o["latents_mean"] or o["shift_factor"] or 0.0
-        # As Python numbers where there is one, which keep the dtype of latents.
-        return tuple(
-            v.item() if v.ndim == 0 else jnp.asarray(v)
-            for v in (np.asarray(mean), deviation)
-        )
+        deviation = np.asarray(o["latents_std"] or 1.0) / o["scaling_factor"]
+        return jnp.asarray(mean, dtype), jnp.asarray(deviation, dtype)
+
+    def _shapes(self, method):
+        o = self.options
+        channels = {"x": o["in_channels"]}
+        if method == "decode":
+            channels = {"z": o["latent_channels"]}
+        return {name: (1, 1, count) for name, count in channels.items()}
 
 
 @pytree
@@ -181,14 +197,14 @@ class _Output:
         return self.model(x, t, *condition)[..., : x.shape[-1]]
 
 
-def check_inputs(arrays: list[Array], shapes: tuple[Any, ...]) -> None:
+def check_inputs(arrays: list[Array], shapes: dict[str, tuple[int, ...]]) -> None:
     """Raise ValueError unless inputs have the axes and channels of a network.
 
     Args:
-      arrays: x, t and the conditions.
-      shapes: Shapes at one size. All axes but the last may have others.
+      arrays: The inputs, of which the first is an image.
+      shapes: Their shapes at one size, by name. All axes but the last may have
+        others.
     """
-    names = ["x", "t", *(f"condition {i + 1}" for i in range(len(shapes) - 2))]
     count = f"{len(shapes) - 2} conditions after x and t, got {len(arrays) - 2}"
     checks.require(len(arrays) == len(shapes), f"the model takes {count}")
     faults = [
@@ -196,9 +212,12 @@ def check_inputs(arrays: list[Array], shapes: tuple[Any, ...]) -> None:
         f"got {array.shape}; jax.vmap over a batch"
         if s
         else f"{name} must be a scalar, got shape {array.shape}"
-        for name, array, s in zip(names, arrays, [s.shape for s in shapes], strict=True)
+        for array, (name, s) in zip(arrays, shapes.items(), strict=True)
         if array.ndim != len(s) or array.shape[-1:] != s[-1:] or not array.size
     ]
+    if not jnp.issubdtype(arrays[0].dtype, jnp.floating):
+        dtype = arrays[0].dtype
+        faults.append(f"{next(iter(shapes))} must be floating-point, got {dtype}")
     checks.require(not faults, "; ".join(faults))
 
 
