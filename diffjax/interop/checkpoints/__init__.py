@@ -1,12 +1,13 @@
 """Checkpoints of other codebases, read from files that are no pickles.
 
 - dit, sit: state dicts of the repositories DiT and SiT, saved as safetensors
+- score_sde: Flax checkpoints of NCSN++, DDPM++ and DDPM by Song et al. 2021
 - trees: nested arrays in .npz and .safetensors files, read and written
 """
 
-from . import dit, sit, trees
+from . import dit, score_sde, sit, trees
 
-__all__ = ["dit", "sit", "trees"]
+__all__ = ["dit", "score_sde", "sit", "trees"]
 
 
 def __dir__() -> list[str]:

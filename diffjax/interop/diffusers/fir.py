@@ -1,37 +1,77 @@
-"""Halving and doubling an image with the filter (1, 3, 3, 1) of StyleGAN 2."""
+"""Halving and doubling an image with the smoothing filter of StyleGAN 2."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...types import Array
 
-__all__ = ["smoothly_doubled", "smoothly_halved"]
+__all__ = ["TAPS", "filtered", "smoothly_doubled", "smoothly_halved"]
 
 TAPS = (1.0, 3.0, 3.0, 1.0)
+"""The filter along one axis, up to a factor."""
 
 
-def _filtered(h, gain, **settings):
-    """The image (H, W, C) under the filter of sum `gain`, channel by channel."""
-    taps = jnp.asarray(TAPS, h.dtype)
-    kernel = jnp.outer(taps, taps) * (gain / sum(TAPS) ** 2)
-    channels = h.shape[-1]
-    kernels = jnp.broadcast_to(kernel[:, :, None, None], (4, 4, 1, channels))
+def filtered(
+    h: Array,
+    taps: tuple[float, ...],
+    padding: tuple[int, int],
+    *,
+    up: int = 1,
+    down: int = 1,
+) -> Array:
+    """The image convolved with outer(taps, taps), channel by channel.
+
+    The filter is scaled to the sum up².
+
+    Args:
+      h: (H, W, C).
+      taps: The filter along one axis.
+      padding: Zeros before and after, along each axis. Negative numbers crop.
+      up: There are up − 1 zeros after each pixel of h.
+      down: Every `down`-th pixel is kept.
+
+    Returns:
+      (H', W', C).
+    """
+    scaled = np.asarray(taps, np.float64) * (up / sum(taps))
+    # Flipped, because XLA correlates.
+    kernel = jnp.asarray(np.outer(scaled, scaled)[::-1, ::-1], h.dtype)
+    channels, size = h.shape[-1], len(taps)
     return jax.lax.conv_general_dilated(
         h[None],
-        kernels,
+        jnp.broadcast_to(kernel[:, :, None, None], (size, size, 1, channels)),
+        window_strides=(down, down),
+        padding=[(padding[0], padding[1] + up - 1)] * 2,
+        lhs_dilation=(up, up),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=channels,
-        **settings,
     )[0]
 
 
-def smoothly_halved(h: Array) -> Array:
-    """Every second pixel of the filtered image, (H, W, C) -> (H / 2, W / 2, C)."""
-    return _filtered(h, 1.0, window_strides=(2, 2), padding=[(1, 1)] * 2)
+def smoothly_halved(h: Array, taps: tuple[float, ...] = TAPS) -> Array:
+    """Every second pixel of the filtered image, (H, W, C) -> (H / 2, W / 2, C).
+
+    Args:
+      h: (H, W, C) of even sides.
+      taps: The filter along one axis.
+
+    Returns:
+      (H / 2, W / 2, C).
+    """
+    extra = len(taps) - 2
+    return filtered(h, taps, ((extra + 1) // 2, extra // 2), down=2)
 
 
-def smoothly_doubled(h: Array) -> Array:
-    """The filtered image with zeros between pixels, (H, W, C) -> (2 H, 2 W, C)."""
-    return _filtered(
-        h, 4.0, window_strides=(1, 1), padding=[(2, 2)] * 2, lhs_dilation=(2, 2)
-    )
+def smoothly_doubled(h: Array, taps: tuple[float, ...] = TAPS) -> Array:
+    """The filtered image with zeros between pixels, (H, W, C) -> (2 H, 2 W, C).
+
+    Args:
+      h: (H, W, C).
+      taps: The filter along one axis.
+
+    Returns:
+      (2 H, 2 W, C).
+    """
+    extra = len(taps) - 2
+    return filtered(h, taps, ((extra + 1) // 2 + 1, extra // 2), up=2)

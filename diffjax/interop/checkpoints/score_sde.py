@@ -1,0 +1,489 @@
+"""Flax checkpoints of Song et al. 2021, github.com/yang-song/score_sde.
+
+    model = score_sde.load("checkpoint_26", config)
+    denoiser = model.denoiser(model.schedule)
+
+A checkpoint is one msgpack file without a pickle. The configuration is the authors',
+from their folder configs/, as nested dicts (`config.to_dict()`). Its networks are
+"ncsnpp", which is NCSN++ with `fir` and DDPM++ without it, and "ddpm".
+
+The label of a noise level and the meaning of the output follow from training.sde and
+training.continuous, as in the authors' models/utils.py, get_score_fn:
+
+- vesde, continuous: label σ(t), output the score
+- vesde, discrete: label 0 for σ_max … N − 1 for σ_min, output the score
+- vpsde, continuous, and subvpsde: label 999 t, output the noise −σ(t) · score
+- vpsde, discrete: label 0 … N − 1 of β, output the noise −σ · score
+
+The output of a network with scale_by_sigma is divided by σ inside the network.
+"""
+
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import serialization, traverse_util
+
+from ... import checks, predictions, schedules
+from ...schedules import Schedule
+from ...schedules.protocol import as_time
+from ...types import Array, ArrayLike, Scalar, pytree, static_field
+from ..diffusers import options, parameters
+from ..diffusers.options import Option, Rule
+from ..diffusers.timesteps import timestep
+from .ncsnpp import ACTIVATIONS, NCSNpp
+
+__all__ = ["WEIGHTS", "ScoreModel", "initialised", "load"]
+
+WEIGHTS = {
+    "params_ema": ("params_ema",),
+    "target": ("optimizer", "target"),
+    "params": ("params",),
+}
+"""Parameters in a checkpoint: averaged, of the optimizer, of a newer state."""
+
+POSITIVE = options.number(None, above=0)
+LENGTHS = Option(
+    None,
+    lambda v: isinstance(v, tuple) and all(type(n) is int and n > 0 for n in v),
+    "a list of positive integers",
+)
+
+
+def _one_of(*values):
+    return Option(None, lambda v: v in values, " or ".join(map(json.dumps, values)))
+
+
+DATA = {
+    "image_size": options.positive_integer(None),
+    "num_channels": options.positive_integer(None),
+    "centered": options.flag(None),
+}
+TRAINING = {
+    "sde": _one_of("vesde", "vpsde", "subvpsde"),
+    "continuous": options.flag(None),
+}
+"""Options of the sections data and training that matter here."""
+
+
+DDPM = {
+    "name": options.text(None),
+    "nf": options.integer(None, 4),
+    "ch_mult": LENGTHS,
+    "num_res_blocks": options.positive_integer(None),
+    "attn_resolutions": LENGTHS,
+    "resamp_with_conv": options.flag(None),
+    "conditional": options.flag(None),
+    "scale_by_sigma": options.flag(None),
+    "nonlinearity": _one_of(*ACTIVATIONS),
+    "normalization": options.only("GroupNorm"),
+    "sigma_min": POSITIVE,
+    "sigma_max": POSITIVE,
+    "beta_min": POSITIVE,
+    "beta_max": POSITIVE,
+    "num_scales": options.integer(None, 2),
+    **dict.fromkeys(
+        ("conv_size", "dropout", "ema_rate", "embedding_type", "fourier_scale"),
+        options.ignored(False),
+    ),
+    **dict.fromkeys(
+        ("init_scale", "num_classes", "sigma_begin", "attention_type"),
+        options.ignored(False),
+    ),
+}
+NCSNPP = DDPM | {
+    "attention_type": options.only("ddpm"),
+    "embedding_type": _one_of("fourier", "positional"),
+    "fir": options.flag(None),
+    "fir_kernel": LENGTHS,
+    "skip_rescale": options.flag(None),
+    "resblock_type": _one_of("ddpm", "biggan"),
+    "progressive": _one_of("none", "output_skip", "residual"),
+    "progressive_input": _one_of("none", "input_skip", "residual"),
+    "progressive_combine": _one_of("sum", "cat"),
+}
+TABLES = {
+    "ddpm": DDPM | DATA | TRAINING,
+    "ncsnpp": NCSNPP | DATA | TRAINING,
+}
+"""Options by the network's name. Those with the default None must be stated."""
+
+RULES = (
+    Rule(lambda o: o["ch_mult"] != (), "ch_mult is empty"),
+    Rule(
+        lambda o: o["image_size"] % 2 ** (len(o["ch_mult"]) - 1) == 0,
+        "image_size = {image_size} cannot be halved for each entry of ch_mult but one",
+    ),
+    Rule(
+        lambda o: o["sigma_min"] < o["sigma_max"] and o["beta_min"] < o["beta_max"],
+        "sigma_min < sigma_max and beta_min < beta_max must hold",
+    ),
+    Rule(
+        lambda o: (
+            o["name"] == "ddpm" or o["embedding_type"] != "fourier" or o["continuous"]
+        ),
+        'embedding_type = "fourier" needs continuous = true',
+    ),
+    Rule(
+        lambda o: (
+            o["name"] == "ncsnpp" or not (o["scale_by_sigma"] and o["continuous"])
+        ),
+        'scale_by_sigma of "ddpm" needs continuous = false',
+    ),
+    Rule(lambda o: o.get("fir_kernel") != (), "fir_kernel is empty"),
+)
+
+
+@pytree
+class ScoreModel:
+    """A network of Song et al. 2021 with its parameters, of one example.
+
+    Attributes:
+      params: Parameters, a nested dict of arrays by the names of the authors'
+        layers.
+      text: The configuration as JSON.
+    """
+
+    params: Any
+    text: str = static_field()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options in use, by section."""
+        return json.loads(self.text)
+
+    @property
+    def network(self) -> NCSNpp:
+        """The Linen module."""
+        return _network(self.text)
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that the model was trained with."""
+        o = _checked(self.text)
+        return _convention(o).schedule(o)
+
+    def __call__(self, x: ArrayLike, label: Scalar) -> Array:
+        """Evaluate the network at one example.
+
+        Args:
+          x: (H, W, C), in [−1, 1] if data.centered, otherwise in [0, 1] without
+            noise.
+          label: The label of its noise level, (), see the module's table.
+
+        Returns:
+          (H, W, C), in x's dtype.
+
+        Raises:
+          ValueError: If x has not the size of the configuration.
+        """
+        x = jnp.asarray(x)
+        shape = _inputs(_checked(self.text))[0].shape
+        checks.require(
+            x.shape == shape, f"x must have shape {shape}, got {x.shape}; jax.vmap"
+        )
+        return self.network.apply({"params": self.params}, x, label)  # type: ignore[return-value]
+
+    def denoiser(self, schedule: Schedule) -> predictions.NetworkDenoiser:
+        """The denoiser (x, t) -> E[x_0 | x_t = x] of the model.
+
+        Args:
+          schedule: `model.schedule`, or another of its kind: with α = 1 for a
+            model of a VE SDE, otherwise of the same class and betas.
+
+        Returns:
+          The denoiser of images in [−1, 1] if data.centered, otherwise in [0, 1].
+
+        Raises:
+          TypeError: If the schedule is of another kind.
+        """
+        convention = _convention(_checked(self.text))
+        accepted = convention.schedules
+        checks.made_by("schedule", schedule, accepted, convention.makers)
+        return predictions.denoiser(schedule, _AtTime(self, schedule), convention.kind)
+
+
+@pytree
+class _AtTime:
+    """The output of a model at a time of a schedule."""
+
+    model: Any
+    schedule: Any
+
+    def __call__(self, x, t):
+        o = _checked(self.model.text)
+        return self.model(x, _convention(o).label(o, self.schedule, as_time(t)))
+
+
+class _Convention(NamedTuple):
+    """Labels and outputs of a kind of training.
+
+    Attributes:
+      kind: What it predicts.
+      schedule: Its schedule, options -> schedule.
+      label: The label at a time, (options, schedule, t) -> ().
+      schedules: Classes of schedules that it is defined on.
+      makers: What makes them, for messages.
+    """
+
+    kind: str
+    schedule: Any
+    label: Any
+    schedules: tuple[type, ...]
+    makers: str
+
+
+def _ladder(o):
+    """Noise levels by label, from the greatest."""
+    log_ends = np.log([o["sigma_max"], o["sigma_min"]])
+    return np.exp(np.linspace(*log_ends, o["num_scales"]))
+
+
+def _nearest_level(o, schedule, t):
+    """The label of the noise level that is nearest in the logarithm."""
+    span = np.log(o["sigma_max"] / o["sigma_min"])
+    fraction = (np.log(o["sigma_max"]) - jnp.log(schedule.sigma(t))) / span
+    last = o["num_scales"] - 1
+    return jnp.clip(jnp.round(last * fraction), 0, last)
+
+
+def _chain(o):
+    """The chain of a discretised VP SDE, whose βs are its rates over N."""
+    ends = o["beta_min"] / o["num_scales"], o["beta_max"] / o["num_scales"]
+    return schedules.from_betas(np.linspace(*ends, o["num_scales"]))
+
+
+VARIANCE_EXPLODING = (schedules.VE, schedules.EDM, schedules.NoiseLadder)
+MADE_BY = "schedules.{}".format
+CONVENTIONS = {
+    ("vesde", True): _Convention(
+        "score",
+        lambda o: schedules.ve(o["sigma_min"], o["sigma_max"]),
+        lambda o, schedule, t: schedule.sigma(t),
+        VARIANCE_EXPLODING,
+        MADE_BY("ve, edm or from_sigmas"),
+    ),
+    ("vesde", False): _Convention(
+        "score",
+        lambda o: schedules.from_sigmas(_ladder(o)[::-1]),
+        _nearest_level,
+        VARIANCE_EXPLODING,
+        MADE_BY("ve, edm or from_sigmas"),
+    ),
+    ("vpsde", True): _Convention(
+        "noise",
+        lambda o: schedules.vp_linear(o["beta_min"], o["beta_max"]),
+        lambda o, schedule, t: 999 * t,
+        (schedules.VPLinear,),
+        MADE_BY("vp_linear"),
+    ),
+    ("vpsde", False): _Convention(
+        "noise",
+        _chain,
+        lambda o, schedule, t: timestep(schedule, t),
+        (schedules.DiscreteChain,),
+        MADE_BY("from_betas"),
+    ),
+    ("subvpsde", True): _Convention(
+        "noise",
+        lambda o: schedules.sub_vp(o["beta_min"], o["beta_max"]),
+        lambda o, schedule, t: 999 * t,
+        (schedules.SubVP,),
+        MADE_BY("sub_vp"),
+    ),
+}
+"""By training.sde and training.continuous."""
+
+
+def _convention(o):
+    return CONVENTIONS[o["sde"], o["continuous"] or o["sde"] == "subvpsde"]
+
+
+def load(
+    path: str | pathlib.Path,
+    config: Mapping[str, Any],
+    *,
+    weights: str = "params_ema",
+    dtype: Any = None,
+) -> ScoreModel:
+    """Load a model from a checkpoint.
+
+    Args:
+      path: The file, such as checkpoint_26.
+      config: The configuration, with the sections model, data and training.
+      weights: A key of `WEIGHTS`. The averaged parameters are those that the
+        authors sample with.
+      dtype: Of the parameters. None for float32, or float64 where it is stored
+        and enabled in JAX.
+
+    Returns:
+      The model.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If an option is not supported or not stated, the file is
+        damaged or a pickle, or an array is missing, unknown, misshapen or not
+        finite.
+
+    References:
+      Song et al. 2021, Score-Based Generative Modeling through Stochastic
+      Differential Equations.
+    """
+    checks.choice("weights", weights, tuple(WEIGHTS))
+    text = _text(config)
+    like = traverse_util.flatten_dict(_parameter_shapes(text), sep=".")
+    node = _restored(path)
+    for part in WEIGHTS[weights]:
+        present = sorted(map(str, node)) if isinstance(node, dict) else []
+        message = f"{path} has no {'.'.join(WEIGHTS[weights])}: {part} not in {present}"
+        checks.require(part in present, message)
+        node = node[part]
+    # Variables as `init` returns them, beside parameters alone.
+    node = (
+        node["params"] if isinstance(node, dict) and set(node) == {"params"} else node
+    )
+    arrays = {
+        name: _unpadded(np.asarray(leaf), like.get(name))
+        for name, leaf in traverse_util.flatten_dict({"": node}, sep=".").items()
+        for name in [name.removeprefix(".")]
+    }
+    shapes = {name: leaf.shape for name, leaf in like.items()}
+    checks.state_dict(str(path), arrays, shapes, exact=True)
+    params = {name: _parameter(arrays[name], dtype) for name in like}
+    return ScoreModel(traverse_util.unflatten_dict(params, sep="."), text=text)
+
+
+def initialised(key: Array, config: Mapping[str, Any]) -> ScoreModel:
+    """A model with random parameters.
+
+    Args:
+      key: A typed key.
+      config: As for `load`.
+
+    Returns:
+      The model.
+
+    Raises:
+      ValueError: If an option is not supported or not stated.
+    """
+    checks.key("key", key)
+    text = _text(config)
+    zeros = [jnp.zeros(s.shape, s.dtype) for s in _inputs(_checked(text))]
+    return ScoreModel(jax.jit(_network(text).init)(key, *zeros)["params"], text=text)
+
+
+def _restored(path):
+    """The contents of a msgpack file, a dict."""
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    stored = path.read_bytes()
+    pickled = stored.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"))
+    checks.require(
+        not pickled,
+        f"{path} is a file of torch or a pickle, which can run any code and is not "
+        "read. Checkpoints of the Flax code are msgpack files",
+    )
+    try:
+        state = serialization.msgpack_restore(stored)
+    except MemoryError:
+        raise
+    except Exception as error:  # msgpack has errors of its own
+        raise ValueError(f"{path} is no Flax checkpoint: {error!r}") from error
+    checks.require(isinstance(state, dict), f"{path} is no Flax checkpoint of a dict")
+    return state
+
+
+def _unpadded(array, like):
+    """A norm's parameters (1, 1, 1, C), as Flax 0.3 has them, as (C,)."""
+    padded = like is not None and array.shape == (1, 1, 1, *like.shape)
+    return array.reshape(like.shape) if padded else array
+
+
+def _parameter(array, dtype):
+    return jnp.asarray(array.astype(dtype or np.promote_types(array.dtype, np.float32)))
+
+
+def _text(config):
+    """The options that matter, by section, as JSON."""
+    sections = {"model": None, "data": DATA, "training": TRAINING}
+    absent = [name for name in sections if name not in config]
+    checks.require(not absent, f"config must have the sections {absent}")
+    used = {
+        section: {
+            k: config[section][k] for k in config[section] if keys is None or k in keys
+        }
+        for section, keys in sections.items()
+    }
+    text = json.dumps(used, sort_keys=True)
+    _parameter_shapes(text)
+    return text
+
+
+# A model carries its configuration as JSON, which can be hashed.
+@functools.lru_cache(maxsize=64)
+def _checked(text):
+    """The value of each option of a configuration."""
+    sections = json.loads(text)
+    stated = {k: v for section in sections.values() for k, v in section.items()}
+    name = stated.get("name")
+    known = ", ".join(TABLES)
+    checks.require(name in TABLES, f"model.name must be one of {known}; got {name!r}")
+    table = TABLES[name]
+    lacking = [k for k in table if table[k].default is None and stated.get(k) is None]
+    checks.require(
+        not lacking, f"this configuration of {name} does not state {lacking}"
+    )
+    return options.read(stated, name, table, RULES)
+
+
+@functools.lru_cache(maxsize=64)
+def _network(text):
+    o = _checked(text)
+    shared = {
+        "features": o["nf"],
+        "multipliers": o["ch_mult"],
+        "blocks": o["num_res_blocks"],
+        "attention_at": o["attn_resolutions"],
+        "act": o["nonlinearity"],
+        "centered": o["centered"],
+        "conditional": o["conditional"],
+        "resample_convolved": o["resamp_with_conv"],
+        "sigmas": tuple(_ladder(o).tolist()) if o["scale_by_sigma"] else None,
+    }
+    if o["name"] == "ddpm":
+        return NCSNpp(**shared, original=True)
+    fourier = o["embedding_type"] == "fourier"
+    if fourier and o["scale_by_sigma"]:
+        shared["sigmas"] = ()
+    return NCSNpp(
+        **shared,
+        taps=o["fir_kernel"] if o["fir"] else None,
+        rescale=o["skip_rescale"],
+        block=o["resblock_type"],
+        output_pyramid=o["progressive"],
+        input_pyramid=o["progressive_input"],
+        combine=o["progressive_combine"],
+        fourier=fourier,
+    )
+
+
+def _inputs(o):
+    side = o["image_size"]
+    x = jax.ShapeDtypeStruct((side, side, o["num_channels"]), jnp.float32)
+    return x, jax.ShapeDtypeStruct((), jnp.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def _parameter_shapes(text):
+    o = _checked(text)
+    try:
+        return parameters.shapes(_network(text), _inputs(o))
+    except ValueError as error:  # groups that do not divide channels
+        message = f"this configuration of {o['name']} is not supported: {error}"
+        raise ValueError(message) from error
