@@ -12,7 +12,7 @@ import pytest
 from flax import linen as nn
 from safetensors.numpy import load_file, save_file
 
-from diffjax.interop.diffusers import folder, options, parameters
+from diffjax.interop.diffusers import architectures, folder, options, parameters
 
 STEM = "diffusion_pytorch_model"
 
@@ -270,3 +270,22 @@ def test_options_that_are_not_supported_raise_by_name(config, message):
 def test_all_faults_are_named_at_once():
     with pytest.raises(ValueError, match="fixed must be null.*on must be true"):
         read(fixed=1, on=2)
+
+
+@pytest.mark.parametrize("name", [["DiTTransformer2DModel"], {}, 3, None])
+def test_a_class_that_is_no_string_raises_by_name(name):
+    with pytest.raises(ValueError, match="_class_name must be one of"):
+        architectures.checked(json.dumps({"_class_name": name}))
+
+
+def test_a_deeply_nested_configuration_raises_by_name(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"config\.json is no JSON file"):
+        folder.read_config(tmp_path)
+
+
+def test_interrupted_writing_leaves_no_configuration_of_another_model(tmp_path):
+    folder.write_config(tmp_path, {"_class_name": "Earlier"})
+    folder.write_tensors(tmp_path, {"weight": np.zeros(2, np.float32)})
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        folder.read_config(tmp_path)

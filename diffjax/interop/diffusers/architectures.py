@@ -32,7 +32,7 @@ def _architecture(config):
         name = "DiTTransformer2DModel"
     known = ", ".join(ARCHITECTURES)
     message = f"_class_name must be one of {known}; got {name!r}"
-    checks.require(name in ARCHITECTURES, message)
+    checks.require(name in tuple(ARCHITECTURES), message)  # a list has no hash
     return ARCHITECTURES[name]
 
 

@@ -52,7 +52,7 @@ def read_config(folder: str | pathlib.Path, name: str = CONFIG) -> dict[str, Any
         raise FileNotFoundError(f"there is no {path}.{_hint(folder, name)}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
     named = isinstance(config, dict) and isinstance(config.get("_class_name"), str)
     checks.require(named, f"{path} must be a JSON object with a string _class_name")
@@ -116,7 +116,13 @@ def _parts(folder, index):
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         places = {str(name): str(part) for name, part in places.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise ValueError(f"{index} is no index of parts: {error!r}") from error
     parts = {part: folder / part for part in sorted(set(places.values()))}
     inside = all(path.parent == folder for path in parts.values())
@@ -164,7 +170,9 @@ def write_tensors(
 ) -> None:
     """Write the tensors of a model into one file, whole or not at all.
 
-    Parts that an earlier model left in the folder are removed.
+    Parts and the configuration that an earlier model left in the folder are
+    removed. So a folder whose writing was interrupted has no configuration, rather
+    than one of another model.
 
     Args:
       folder: The folder, made if it is absent.
@@ -177,6 +185,7 @@ def write_tensors(
     partial = folder / f"{whole.name}.partial"
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
     safetensors.save_file(arrays, partial, metadata={"format": "pt"})
+    (folder / CONFIG).unlink(missing_ok=True)
     os.replace(partial, whole)
     for stale in folder.glob(f"{WEIGHTS}*-of-*.safetensors"):
         stale.unlink()
