@@ -174,7 +174,7 @@ class ScoreModel:
         Args:
           x: (H, W, C), in [−1, 1] if data.centered, otherwise in [0, 1] without
             noise.
-          label: The label of its noise level, (), see the module's table.
+          label: The label of its noise level, (), as the module's docstring lists it.
 
         Returns:
           (H, W, C), in x's dtype.
