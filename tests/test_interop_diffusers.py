@@ -239,10 +239,10 @@ def test_old_files_of_a_dit_are_loaded(tmp_path):
         "num_vector_embeds": None,
         "only_cross_attention": False,
     }
-    folder.write_config(tmp_path, config)
     tensors = folder.read_tensors(FOLDERS[row])
     tensors["pos_embed.pos_embed"] = np.zeros((1, 16, 16), np.float32)
     folder.write_tensors(tmp_path, tensors)
+    folder.write_config(tmp_path, config)
     loaded = diffusers.load(tmp_path)
     equal = jax.tree.map(np.array_equal, loaded.params, model_of(row).params)
     assert jax.tree.all(equal)
@@ -287,6 +287,19 @@ def test_inputs_of_other_shapes_raise_by_name(arguments, message):
     network = model.Model({}, text=text)
     with pytest.raises(ValueError, match=message):
         network(*[jnp.zeros(shape) for shape in arguments])
+
+
+@pytest.mark.parametrize(
+    "label, error", [(6, ValueError), (-1, ValueError), (1.5, TypeError)]
+)
+def test_a_class_out_of_range_raises_and_is_nan_where_it_is_traced(label, error):
+    """Five classes and none of them, index 5."""
+    network = model_of("dit/plain")
+    x = jnp.ones((8, 8, 4))
+    with pytest.raises(error, match="the index of a class or timestep must be"):
+        network(x, 1, label)
+    if error is ValueError:
+        assert np.isnan(jax.jit(lambda m, x, y: m(x, 1, y))(network, x, label)).all()
 
 
 def test_the_denoiser_inverts_the_prediction_of_the_noise():

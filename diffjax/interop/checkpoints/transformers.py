@@ -15,7 +15,7 @@ from ... import checks
 from ...networks import attention
 from ...types import Array, ArrayLike, Scalar, pytree, static_field
 from ..diffusers import parameters
-from ..diffusers.layers import sinusoids
+from ..diffusers.layers import Table, sinusoids
 from . import files
 
 __all__ = ["PUBLISHED", "Sizes", "Transformer", "read"]
@@ -130,7 +130,7 @@ class Network(nn.Module):
             jnp.asarray(t, dtype), TIME_FEATURES, cosine_first=True, shift=0
         )
         hidden = nn.silu(_dense(s.width, "t_embedder.mlp.0", times))
-        table = nn.Embed(s.labels, s.width, name="y_embedder.embedding_table")
+        table = Table(s.labels, s.width, name="y_embedder.embedding_table")
         condition = _dense(s.width, "t_embedder.mlp.2", hidden)
         condition = condition + table(label).astype(dtype)
         for index in range(s.depth):

@@ -10,7 +10,7 @@ from flax import linen as nn
 from ... import checks
 from ...types import Array, Scalar
 from . import options
-from .layers import TimestepEmbedding, multi_head, sinusoids
+from .layers import Table, TimestepEmbedding, multi_head, sinusoids
 from .options import Architecture, Rule
 from .transformers import GATES, FeedForward
 
@@ -75,7 +75,7 @@ class DiTBlock(nn.Module):
         o, width, dtype = self.options, h.shape[-1], h.dtype
         times = sinusoids(t, TIME_FEATURES, cosine_first=True, shift=1)
         embed = TimestepEmbedding(width, name="norm1.emb.timestep_embedder")
-        table = nn.Embed(
+        table = Table(
             o["num_embeds_ada_norm"] + 1,
             width,
             name="norm1.emb.class_embedder.embedding_table",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ... import checks
 from ...networks import GroupNorm, attention
 from ...types import Array, Scalar
 
@@ -20,6 +21,7 @@ __all__ = [
     "FourierTimes",
     "ResnetBlock2D",
     "SelfAttention",
+    "Table",
     "TimestepEmbedding",
     "Upsample2D",
     "convolution",
@@ -296,6 +298,26 @@ class SelfAttention(nn.Module):
             bias=True,
         )
         return (h + out.reshape(h.shape)) / self.scale
+
+
+class Table(nn.Embed):
+    """A table of embeddings by an index: a class, or a timestep.
+
+    Raises:
+      TypeError: If a concrete index is no integer.
+      ValueError: If it is out of range. A traced one gives NaN there.
+    """
+
+    def __call__(self, index: Any) -> Array:
+        """The row of an index ()."""
+        last = self.num_embeddings - 1
+        if not checks.is_traced(index):
+            checks.integer(
+                "the index of a class or timestep", np.asarray(index).item(), 0, last
+            )
+        # JAX counts negative indices from the end.
+        index = jnp.asarray(index)
+        return super().__call__(jnp.where(index < 0, last + 1, index))
 
 
 def sinusoids(

@@ -18,6 +18,7 @@ from .layers import (
     FourierTimes,
     ResnetBlock2D,
     SelfAttention,
+    Table,
     TimestepEmbedding,
     Upsample2D,
     convolution,
@@ -100,8 +101,8 @@ class UNet2D(nn.Module):
             label = project(jnp.asarray(label, dtype))
             label = TimestepEmbedding(features, name="class_embedding")(label)
         elif o["class_embed_type"] is None and o["num_class_embeds"] is not None:
-            table = nn.Embed(o["num_class_embeds"], features, name="class_embedding")
-            label = table(jnp.asarray(label)).astype(dtype)
+            table = Table(o["num_class_embeds"], features, name="class_embedding")
+            label = table(label).astype(dtype)
         return embedding if label is None else embedding + label
 
     def _projection(self, width):
@@ -110,7 +111,7 @@ class UNet2D(nn.Module):
         if o["time_embedding_type"] == "fourier":
             return FourierTimes(width, name="time_proj")
         if o["time_embedding_type"] == "learned":
-            table = nn.Embed(o["num_train_timesteps"], width, name="time_proj")
+            table = Table(o["num_train_timesteps"], width, name="time_proj")
             return lambda t: table(jnp.round(t).astype(jnp.int32)).astype(t.dtype)
         return functools.partial(
             sinusoids,

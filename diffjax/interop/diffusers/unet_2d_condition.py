@@ -17,6 +17,7 @@ from .layers import (
     FourierTimes,
     ResnetBlock2D,
     SelfAttention,
+    Table,
     TimestepEmbedding,
     Upsample2D,
     convolution,
@@ -170,7 +171,7 @@ class UNet2DCondition(nn.Module):
         o, name = self.options, "class_embedding"
         kind = o["class_embed_type"]
         if kind is None:
-            table = nn.Embed(o["num_class_embeds"], features, name=name)
+            table = Table(o["num_class_embeds"], features, name=name)
             return table(label).astype(dtype)
         if kind == "timestep":
             return TimestepEmbedding(features, o["act_fn"], name=name)(project(label))
