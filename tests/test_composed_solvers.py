@@ -89,6 +89,7 @@ def test_a_finer_grid_and_another_solver_follow_the_same_path():
     assert float(jnp.max(jnp.abs(run(paths[1], solvers.sra1(), 256) - base))) > 0.2
 
 
+@pytest.mark.slow
 def test_adaptive_sde_has_the_exact_distribution():
     """At a tolerance whose bias is small beside 4 standard errors of 4000
     samples, and with rejections on the way.

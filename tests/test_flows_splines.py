@@ -239,6 +239,7 @@ def exact_span(method, inverse, values, parameters, slack):
     )
 
 
+@pytest.mark.slow
 def test_a_spline_of_large_parameters_is_exact_for_a_value_a_few_roundings_away():
     """Both directions in float32 lie between the exact map's values at y ± τ, ± τ.
 

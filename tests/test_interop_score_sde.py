@@ -85,7 +85,13 @@ def evaluated(model, x, label, times):
     return model(x, label), denoised, schedule.alpha(times), schedule.sigma(times)
 
 
-@pytest.mark.parametrize("row", ROWS)
+FAST = ("ncsnpp/residual", "ddpm/vp")
+MARKED = [
+    row if row in FAST else pytest.param(row, marks=pytest.mark.slow) for row in ROWS
+]
+
+
+@pytest.mark.parametrize("row", MARKED)
 def test_outputs_and_scores_in_float64_are_those_of_the_authors(row, x64, tmp_path):
     """score = (α D(x) − x)/σ² (Tweedie). A chain has its label 300 at index 301."""
     model = model_of(row, tmp_path)
@@ -109,6 +115,7 @@ def test_outputs_in_float32_are_those_of_the_authors_in_float64(row, tmp_path):
     assert relative_error(output, golden()[f"{row}/output"]) <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", LARGE)
 def test_names_and_shapes_of_published_configurations_are_those_of_the_authors(row):
     text = score_sde._text(LARGE[row])

@@ -76,7 +76,7 @@ ALWAYS = {
     "dpm_solver(2)": ("rectified_flow",),
     "dpm_2_ancestral": ("rectified_flow", "vp_cosine"),
     "dpm_2": ("own",),
-    "unipc(3)": ("cosine chain", "vp_linear"),
+    "unipc(3)": ("cosine chain",),
 }
 """Pairs that the fast tests keep: a method of each construction, and each
 schedule once.

@@ -75,7 +75,7 @@ def fitted(schedule_name, solver, steps):
 
 CASES = [
     ("edm", solvers.heun(), 8),
-    ("vp_linear", solvers.dpmpp_2m(), 8),
+    pytest.param("vp_linear", solvers.dpmpp_2m(), 8, marks=pytest.mark.slow),
     pytest.param("edm", solvers.heun(), 16, marks=pytest.mark.slow),
     pytest.param("vp_linear", solvers.heun(), 8, marks=pytest.mark.slow),
     pytest.param("vp_linear", solvers.heun(), 16, marks=pytest.mark.slow),

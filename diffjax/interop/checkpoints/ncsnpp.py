@@ -347,8 +347,8 @@ class NCSNpp(nn.Module):
         h = self._residual(skips[-1], embedding, name)
         h = self._attention(h, name)
         h = self._residual(h, embedding, name)
-        h = self._up(h, skips, (embedding, name, x.shape[-1]))
-        return h / self._level(label) if self.sigmas is not None else h
+        h: Any = self._up(h, skips, (embedding, name, x.shape[-1]))
+        return h if self.sigmas is None else h / self._level(label)
 
     def _embedding(self, label, name):
         if self.fourier:
