@@ -347,7 +347,7 @@ class NCSNpp(nn.Module):
         h = self._residual(skips[-1], embedding, name)
         h = self._attention(h, name)
         h = self._residual(h, embedding, name)
-        h: Any = self._up(h, skips, (embedding, name, x.shape[-1]))
+        h: Array = self._up(h, skips, (embedding, name, x.shape[-1]))
         return h if self.sigmas is None else h / self._level(label)
 
     def _embedding(self, label, name):
