@@ -9,6 +9,7 @@ import collections
 import functools
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -347,7 +348,7 @@ class NCSNpp(nn.Module):
         h = self._residual(skips[-1], embedding, name)
         h = self._attention(h, name)
         h = self._residual(h, embedding, name)
-        h: Array = self._up(h, skips, (embedding, name, x.shape[-1]))
+        h = self._up(h, skips, (embedding, name, x.shape[-1]))
         return h if self.sigmas is None else h / self._level(label)
 
     def _embedding(self, label, name):
@@ -400,7 +401,7 @@ class NCSNpp(nn.Module):
     def _up(self, h, skips, settings):
         """The output before its division by σ."""
         embedding, name, image_channels = settings
-        pyramid = None
+        pyramid: Any = None
         skips = list(skips)
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             for _ in range(self.blocks + 1):
