@@ -6,6 +6,7 @@
 import functools
 import json
 import pathlib
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -121,3 +122,124 @@ def test_names_and_shapes_of_published_configurations_are_those_of_the_authors(r
     text = score_sde._text(LARGE[row])
     flat = traverse_util.flatten_dict(score_sde._parameter_shapes(text), sep=".")
     assert {name: leaf.shape for name, leaf in flat.items()} == shapes_of(row)
+
+
+# -------------------------------------------------------------------- files
+
+ROW = "ncsnpp/ve"
+
+
+def written(tmp_path, state):
+    path = tmp_path / "checkpoint_2"
+    path.write_bytes(serialization.msgpack_serialize(state))
+    return path
+
+
+@functools.cache
+def tiny_state():
+    return state_of(ROW)
+
+
+def test_the_parameters_are_those_of_the_place_that_is_named(tmp_path):
+    path = written(tmp_path, tiny_state())
+    raw = score_sde.load(path, ROWS[ROW], weights="target")
+    assert all(not leaf.any() for leaf in jax.tree.leaves(raw.params))
+    newer = written(tmp_path, {"params": {"params": tiny_state()["params_ema"]}})
+    model = score_sde.load(newer, ROWS[ROW], weights="params", dtype=jnp.float16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(model.params)} == {
+        np.dtype(np.float16)
+    }
+
+
+def test_a_model_is_a_value(tmp_path):
+    model = score_sde.load(written(tmp_path, tiny_state()), ROWS[ROW])
+    leaves, structure = jax.tree.flatten(model)
+    assert jax.tree.unflatten(structure, leaves).config == model.config
+    assert model.config["model"]["nf"] == ROWS[ROW]["model"]["nf"]
+    assert isinstance(model.schedule, dj.schedules.VE)
+
+
+@pytest.mark.slow
+def test_a_new_model_has_the_shapes_of_the_authors():
+    model = score_sde.initialised(jax.random.key(0), ROWS[ROW])
+    flat = traverse_util.flatten_dict(model.params, sep=".")
+    assert {name: leaf.shape for name, leaf in flat.items()} == shapes_of(ROW)
+
+
+KERNEL = "ResnetBlockBigGANpp_0.Conv_0.kernel"
+DAMAGED = {
+    "missing": {KERNEL: None},
+    "unknown": {"Conv_9.kernel": np.zeros((3, 3, 8, 8))},
+    "shape": {KERNEL: np.zeros((3, 3, 8, 9))},
+    "not finite": {KERNEL: np.full((3, 3, 8, 8), np.nan)},
+}
+
+
+@pytest.mark.parametrize("changes", DAMAGED.values(), ids=DAMAGED)
+def test_arrays_that_are_not_those_of_the_network_raise_by_name(changes, tmp_path):
+    path = written(tmp_path, state_of(ROW, **changes))
+    with pytest.raises(ValueError, match=next(iter(changes)).replace(".", r"\.")):
+        score_sde.load(path, ROWS[ROW])
+
+
+def test_files_that_are_no_checkpoint_raise(tmp_path):
+    whole = serialization.msgpack_serialize(tiny_state())
+    contents = {
+        whole[: len(whole) // 2]: "no Flax checkpoint",
+        b"": "no Flax checkpoint",
+        b"\x07": "no Flax checkpoint",
+        serialization.msgpack_serialize({"params_ema": 1.0}): "missing",
+        serialization.msgpack_serialize({"step": 1}): r"params_ema not in \['step'\]",
+        pickle.dumps({"params_ema": {}}): "pickle",
+        b"PK\x03\x04": "pickle",
+    }
+    for stored, message in contents.items():
+        path = tmp_path / "checkpoint_3"
+        path.write_bytes(stored)
+        with pytest.raises(ValueError, match=message):
+            score_sde.load(path, ROWS[ROW])
+    with pytest.raises(FileNotFoundError, match="checkpoint_4"):
+        score_sde.load(tmp_path / "checkpoint_4", ROWS[ROW])
+    with pytest.raises(ValueError, match="weights"):
+        score_sde.load(path, ROWS[ROW], weights="averages")
+
+
+REFUSED = [
+    ("model", {"name": "ncsnv2"}, "ncsnv2"),
+    ("model", {"nf": "many"}, "nf"),
+    ("model", {"ch_mult": []}, "ch_mult"),
+    ("model", {"ch_mult": [1, 1, 1, 1, 1]}, "image_size"),
+    ("model", {"attention_type": "linear"}, "attention_type"),
+    ("model", {"normalization": "InstanceNorm++"}, "normalization"),
+    ("model", {"nonlinearity": "gelu"}, "nonlinearity"),
+    ("model", {"fir_kernel": []}, "fir_kernel"),
+    ("model", {"progressive": "skip"}, "progressive"),
+    ("model", {"skip_rescale": None}, "skip_rescale"),
+    ("model", {"sigma_min": 60}, "sigma_min"),
+    ("model", {"unheard_of": 1}, "unheard_of"),
+    ("model", {"nf": 36, "ch_mult": [1, 4]}, "num_groups"),
+    ("data", {"centered": 1}, "centered"),
+    ("training", {"sde": "edm"}, "sde"),
+    ("training", {"continuous": False}, "fourier"),
+]
+
+
+@pytest.mark.parametrize(("section", "change", "named"), REFUSED)
+def test_options_that_are_not_supported_raise_by_name(section, change, named):
+    config = ROWS[ROW] | {section: ROWS[ROW][section] | change}
+    with pytest.raises(ValueError, match=named):
+        score_sde.initialised(jax.random.key(0), config)
+
+
+def test_sections_that_are_absent_or_no_mappings_raise_by_name():
+    for config in ({"model": ROWS[ROW]["model"]}, ROWS[ROW] | {"data": 3}):
+        with pytest.raises(ValueError, match="data"):
+            score_sde.initialised(jax.random.key(0), config)
+
+
+def test_schedules_and_images_of_another_kind_raise(tmp_path):
+    model = score_sde.load(written(tmp_path, tiny_state()), ROWS[ROW])
+    with pytest.raises(TypeError, match="schedule"):
+        model.denoiser(dj.schedules.vp_linear())
+    with pytest.raises(ValueError, match=r"x must have shape \(8, 8, 3\)"):
+        model(jnp.zeros((2, 8, 8, 3)), 1.0)

@@ -412,12 +412,10 @@ def _parameter(array, dtype):
 def _text(config):
     """The options that matter, by section, as JSON."""
     sections = {"model": None, "data": DATA, "training": TRAINING}
-    absent = [name for name in sections if name not in config]
-    checks.require(not absent, f"config must have the sections {absent}")
+    absent = [k for k in sections if not isinstance(config.get(k), Mapping)]
+    checks.require(not absent, f"config must have {absent} as dicts, config.to_dict()")
     used = {
-        section: {
-            k: config[section][k] for k in config[section] if keys is None or k in keys
-        }
+        section: {k: v for k, v in config[section].items() if keys is None or k in keys}
         for section, keys in sections.items()
     }
     text = json.dumps(used, sort_keys=True)
