@@ -63,7 +63,7 @@ class Config:
     compiled: bool = False
     """Whether torch.compile's module is a second peer."""
     quick: bool = False
-    """Tiny networks and few repetitions, only to see that everything runs."""
+    """Tiny networks, 2 steps and 1 alternation, only to see that everything runs."""
 
 
 class Case(NamedTuple):

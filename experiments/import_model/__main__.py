@@ -330,7 +330,13 @@ def print_ranking(rows: list[ranking.Row], floor: float) -> None:
     print(f"error of the reference {floor:.1e}")
     for budget in dict.fromkeys(row.evaluations for row in rows):
         best = min((r for r in rows if r.evaluations == budget), key=lambda r: r.error)
-        print(f"at {budget} evaluations take {best.solver}")
+        if best.error > floor:
+            print(f"at {budget} evaluations take {best.solver}")
+        else:
+            print(
+                f"at {budget} evaluations the reference is too coarse to rank solvers: "
+                "raise --reference"
+            )
 
 
 def run(config: Config) -> dict[str, Any]:

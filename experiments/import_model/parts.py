@@ -142,8 +142,8 @@ def open_conditions(config: Any, model: Any) -> Conditions:
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If a condition is missing or has another shape, or if guidance has
-        no null condition.
+      ValueError: If a condition is missing or has another shape, if a class index
+        is out of range, or if guidance has no null condition.
     """
     shapes = model.condition_shapes
     file = _arrays(config.embeddings)
@@ -154,6 +154,8 @@ def open_conditions(config: Any, model: Any) -> Conditions:
     missing = [name for name in shapes if name not in file]
     message = f"--embeddings needs a file with {missing} for a model with {shapes}"
     dj.checks.require(not missing, message)
+    if shapes.get("class") == ():
+        _check_classes(file["class"], model.options)
     rows = tuple(_rows(name, file[name], shapes[name], config) for name in shapes)
     null = None
     if shapes and any(f"null_{name}" in file for name in shapes):
@@ -183,6 +185,19 @@ def _arrays(path):
         name: value.astype(np.float32) if value.dtype.kind == "f" else value
         for name, value in arrays.items()
     }
+
+
+def _check_classes(classes, options):
+    """Class indices of a table of embeddings. Out of range they would give NaN."""
+    last = options.get("num_embeds_ada_norm")
+    count = options.get("num_class_embeds")
+    if last is None and count is not None and options["class_embed_type"] is None:
+        last = count - 1
+    if last is not None:
+        values = np.asarray(classes)
+        fits = bool(np.all((values >= 0) & (values <= last)))
+        message = f"classes must be between 0 and {last}, got {values.tolist()}"
+        dj.checks.require(fits, message)
 
 
 def _rows(name, value, shape, config):
