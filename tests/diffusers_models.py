@@ -2,7 +2,8 @@
 
 import json
 
-from diffjax.interop.diffusers import architectures, model, parameters
+from diffjax.interop import state_dicts
+from diffjax.interop.diffusers import architectures, model
 from tests.golden.diffusers_rows import weights
 
 
@@ -17,9 +18,9 @@ def model_of(config, dtype=None):
       A `Model`, or an `Autoencoder`.
     """
     text = json.dumps(config, sort_keys=True)
-    like = architectures.parameter_shapes(text)
-    tensors = weights(parameters.tensor_shapes(like))
+    like = architectures.configured(text).params
+    tensors = weights(state_dicts.tensor_shapes(like))
     name = config["_class_name"]
-    params = parameters.from_tensors(tensors, like, name, dtype)
+    params = state_dicts.from_tensors(tensors, like, name, dtype)
     kind = model.Autoencoder if name == "AutoencoderKL" else model.Model
     return kind(params, text=text)

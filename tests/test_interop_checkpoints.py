@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from diffjax.interop.checkpoints import dit, files, sit, trees
+from diffjax.interop import files
+from diffjax.interop.checkpoints import dit, sit, trees
 from tests.golden.checkpoint_rows import ROWS, SMALL, inputs
 from tests.golden.diffusers_rows import weights
 

@@ -16,8 +16,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import diffjax as dj
-from diffjax.interop import diffusers
-from diffjax.interop.diffusers import architectures, folder, model, parameters
+from diffjax.interop import diffusers, state_dicts
+from diffjax.interop.diffusers import architectures, folder, model
 from tests import diffusers_models
 from tests.golden.diffusers_rows import LARGE, ROWS, inputs, weights
 
@@ -101,7 +101,7 @@ LONG = [pytest.param(row, marks=pytest.mark.slow) for row in LARGE]
 @pytest.mark.parametrize("row", [*ROWS, *LONG])
 def test_names_and_shapes_of_tensors_are_those_of_diffusers(row):
     text = json.dumps(config_of(row))
-    shapes = parameters.tensor_shapes(architectures.parameter_shapes(text))
+    shapes = state_dicts.tensor_shapes(architectures.configured(text).params)
     stated = json.loads(str(golden()[f"{row}/tensors"]))
     assert shapes == {name: tuple(shape) for name, shape in stated.items()}
 
@@ -109,7 +109,7 @@ def test_names_and_shapes_of_tensors_are_those_of_diffusers(row):
 def test_the_cifar10_network_has_its_published_size():
     """35.7 million parameters (Ho et al. 2020, appendix B)."""
     text = json.dumps(config_of("unet_2d/cifar10"))
-    shapes = parameters.tensor_shapes(architectures.parameter_shapes(text))
+    shapes = state_dicts.tensor_shapes(architectures.configured(text).params)
     count = sum(int(np.prod(shape)) for shape in shapes.values())
     assert round(count / 1e6, 1) == 35.7
 
@@ -121,7 +121,7 @@ def test_the_cifar10_network_has_its_published_size():
 def test_folders_that_diffusers_saved_are_loaded(row):
     """One file, and five parts with their index."""
     network = diffusers.load(FOLDERS[row])
-    tensors = parameters.to_tensors(network.params)
+    tensors = state_dicts.to_tensors(network.params)
     for name, value in weights({k: v.shape for k, v in tensors.items()}).items():
         np.testing.assert_array_equal(tensors[name], value.astype(np.float32))
     assert error(row, network) <= 1e-4
@@ -195,7 +195,7 @@ def change_tensors(path, change):
         ),
         (
             lambda path: change_config(path, block_out_channels=8),
-            "block_out_channels must be a list, of which each is .*got 8",
+            "block_out_channels must be a list with entries that are .*got 8",
         ),
         (
             lambda path: change_config(path, block_out_channels=[8, 16, 24]),
@@ -275,11 +275,11 @@ def test_a_batch_of_examples_gives_what_each_gives_alone():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (((8, 8, 3), ()), "takes 3 conditions after x and t, got 0"),
+        (((8, 8, 3), ()), r"takes \(x, t, text, pooled, sizes\), got 2 inputs"),
         (((8, 8, 4), (), (5, 6), (16,), (6,)), r"x must have shape \(…, …, 3\)"),
         (((2, 8, 8, 3), (), (5, 6), (16,), (6,)), "jax.vmap over a batch"),
         (((8, 8, 3), (1,), (5, 6), (16,), (6,)), "t must be a scalar"),
-        (((8, 8, 3), (), (6,), (16,), (6,)), r"condition 1 must have shape \(…, 6\)"),
+        (((8, 8, 3), (), (6,), (16,), (6,)), r"text must have shape \(…, 6\)"),
     ],
 )
 def test_inputs_of_other_shapes_raise_by_name(arguments, message):

@@ -120,7 +120,7 @@ def test_outputs_in_float32_are_those_of_the_authors_in_float64(row, tmp_path):
 @pytest.mark.parametrize("row", LARGE)
 def test_names_and_shapes_of_published_configurations_are_those_of_the_authors(row):
     text = score_sde._text(LARGE[row])
-    flat = traverse_util.flatten_dict(score_sde._parameter_shapes(text), sep=".")
+    flat = traverse_util.flatten_dict(score_sde._configured(text).params, sep=".")
     assert {name: leaf.shape for name, leaf in flat.items()} == shapes_of(row)
 
 

@@ -346,7 +346,7 @@ def test_a_source_that_returns_another_number_of_batches_raises(change, got):
 
 
 def waiting_steps(finish, begun):
-    """Steps of which each waits until `finish` is set."""
+    """Steps that each wait until `finish` is set."""
 
     def wait(value):
         begun.set()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import checks
+from . import files
 
 __all__ = ["read"]
 
@@ -35,7 +36,7 @@ def read(path: str | pathlib.Path, source: str = "") -> dict[str, np.ndarray]:
         raise FileNotFoundError(
             f"there is no file of weights {path}. {source}".rstrip()
         )
-    kinds = {".safetensors": _of_safetensors, ".npz": _of_npz}
+    kinds = dict.fromkeys((".safetensors", ".npz"), files.read)
     kinds |= dict.fromkeys(TORCH, _of_torch)
     suffix = path.suffix.lower()
     message = f"path must end in {', '.join(kinds)}, got {path.name}"
@@ -47,16 +48,6 @@ def read(path: str | pathlib.Path, source: str = "") -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # each format has errors of its own
         raise ValueError(f"{path} is no readable {suffix} file: {error}") from error
-
-
-def _of_npz(path):
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def _of_safetensors(path):
-    # Its reader for JAX knows bfloat16, that for NumPy does not.
-    return importlib.import_module("safetensors.flax").load_file(path)
 
 
 def _of_torch(path):

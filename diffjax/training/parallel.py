@@ -267,7 +267,7 @@ def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
 def global_block(
     local: PyTree, rows: np.ndarray, batch_size: int, mesh: Mesh
 ) -> PyTree:
-    """A block of batches of which each process has the rows of its devices.
+    """A block of batches. Each process has the rows of its devices.
 
     Args:
       local: A pytree with leaves (K, n, ...), the rows of this process.

@@ -12,7 +12,7 @@ from typing import Any
 from ... import ddpm, predictions, schedules
 from ...schedules import Schedule
 from ...types import Array, ArrayLike, Scalar, pytree
-from ..diffusers import timestep
+from ..diffusers.timesteps import AtTimestep
 from .transformers import Transformer, read
 
 __all__ = ["DiT", "load", "schedule"]
@@ -54,18 +54,7 @@ class DiT(Transformer):
         Raises:
           ValueError: If `kind` is unknown.
         """
-        return predictions.denoiser(schedule, _AtTime(self, schedule), kind)
-
-
-@pytree
-class _AtTime:
-    """The prediction of a model at a time of a schedule."""
-
-    model: Any
-    schedule: Any
-
-    def __call__(self, x, t, label):
-        return self.model(x, timestep(self.schedule, t), label)[..., : x.shape[-1]]
+        return predictions.denoiser(schedule, AtTimestep(self, schedule), kind)
 
 
 def schedule() -> schedules.DiscreteChain:

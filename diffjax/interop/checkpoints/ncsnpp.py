@@ -19,7 +19,7 @@ from flax import linen as nn
 from ...networks import GroupNorm, attention
 from ...types import Array, Scalar
 from ..diffusers.fir import filtered, smoothly_doubled, smoothly_halved
-from ..diffusers.layers import convolution, doubled, halved, sinusoids
+from ..diffusers.layers import FourierTimes, convolution, doubled, halved, sinusoids
 
 __all__ = ["ACTIVATIONS", "NCSNpp"]
 
@@ -249,28 +249,6 @@ class Combined(nn.Module):
         return image + h if self.method == "sum" else jnp.concatenate([image, h], -1)
 
 
-class FourierLevels(nn.Module):
-    """Random Fourier features of the logarithm of the noise level.
-
-        [sin 2π w_i log σ, cos 2π w_i log σ]
-
-    Args:
-      count: Number of frequencies w_i.
-
-    References:
-      Song et al. 2021, appendix C.1.
-    """
-
-    count: int
-
-    @nn.compact
-    def __call__(self, sigma: Array) -> Array:
-        """The features (2 count,) of a level ()."""
-        frequencies = self.param("W", nn.initializers.normal(16.0), (self.count,))
-        angles = 2 * np.pi * jnp.log(sigma) * frequencies.astype(sigma.dtype)
-        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
-
-
 def summed(h: Array, branch: Array, rescale: bool) -> Array:
     """h + branch, divided by √2 if `rescale`.
 
@@ -353,7 +331,11 @@ class NCSNpp(nn.Module):
 
     def _embedding(self, label, name):
         if self.fourier:
-            layer = FourierLevels(self.features, name=name("GaussianFourierProjection"))
+            layer = FourierTimes(
+                self.features,
+                parameter="W",
+                name=name("GaussianFourierProjection"),
+            )
             h = layer(label)
         else:
             h = sinusoids(label, self.features, cosine_first=False, shift=1)

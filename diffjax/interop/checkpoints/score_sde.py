@@ -24,7 +24,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
@@ -32,10 +31,12 @@ from flax import serialization, traverse_util
 from ... import checks, predictions, schedules
 from ...schedules import Schedule
 from ...schedules.protocol import as_time
-from ...types import Array, ArrayLike, Scalar, pytree, static_field
-from ..diffusers import options, parameters
-from ..diffusers.options import Option, Rule
+from ...types import Array, ArrayLike, Scalar, pytree
+from .. import configured as shared
+from .. import options
+from ..configured import Architecture, Configured, ConfiguredModel, slots
 from ..diffusers.timesteps import timestep
+from ..options import Option, Rule
 from .ncsnpp import ACTIVATIONS, NCSNpp
 
 __all__ = ["WEIGHTS", "ScoreModel", "initialised", "load"]
@@ -140,33 +141,22 @@ RULES = (
 
 
 @pytree
-class ScoreModel:
+class ScoreModel(ConfiguredModel):
     """A network of Song et al. 2021 with its parameters, of one example.
 
-    Attributes:
-      params: Parameters, a nested dict of arrays by the names of the authors'
-        layers.
-      text: The configuration as JSON.
+    `params`, `config`, `options` and `network` are its parts. The configuration has
+    the sections model, data and training, with the options in use.
     """
 
-    params: Any
-    text: str = static_field()
-
     @property
-    def config(self) -> dict[str, Any]:
-        """The options in use, by section."""
-        return json.loads(self.text)
-
-    @property
-    def network(self) -> NCSNpp:
-        """The Linen module."""
-        return _network(self.text)
+    def configured(self) -> Configured:
+        """The network with its options and shapes."""
+        return _configured(self.text)
 
     @property
     def schedule(self) -> Schedule:
         """The schedule that the model was trained with."""
-        o = _checked(self.text)
-        return _convention(o).schedule(o)
+        return _convention(self.options).schedule(self.options)
 
     def __call__(self, x: ArrayLike, label: Scalar) -> Array:
         """Evaluate the network at one example.
@@ -183,11 +173,8 @@ class ScoreModel:
           ValueError: If x has not the size of the configuration.
         """
         x = jnp.asarray(x)
-        shape = _inputs(_checked(self.text))[0].shape
-        checks.require(
-            x.shape == shape, f"x must have shape {shape}, got {x.shape}; jax.vmap"
-        )
-        return self.network.apply({"params": self.params}, x, label)  # type: ignore[return-value]
+        checks.one_of_shapes("x", x, [self.configured.inputs["x"].shape])
+        return self.apply(x, label)
 
     def denoiser(self, schedule: Schedule) -> predictions.NetworkDenoiser:
         """The denoiser (x, t) -> E[x_0 | x_t = x] of the model.
@@ -202,7 +189,7 @@ class ScoreModel:
         Raises:
           TypeError: If the schedule is of another kind.
         """
-        convention = _convention(_checked(self.text))
+        convention = _convention(self.options)
         accepted = convention.schedules
         checks.made_by("schedule", schedule, accepted, convention.makers)
         return predictions.denoiser(schedule, _AtTime(self, schedule), convention.kind)
@@ -216,7 +203,7 @@ class _AtTime:
     schedule: Any
 
     def __call__(self, x, t):
-        o = _checked(self.model.text)
+        o = self.model.options
         return self.model(x, _convention(o).label(o, self.schedule, as_time(t)))
 
 
@@ -336,7 +323,7 @@ def load(
     """
     checks.choice("weights", weights, tuple(WEIGHTS))
     text = _text(config)
-    like = traverse_util.flatten_dict(_parameter_shapes(text), sep=".")
+    like = traverse_util.flatten_dict(_configured(text).params, sep=".")
     node = _restored(path)
     for part in WEIGHTS[weights]:
         present = sorted(map(str, node)) if isinstance(node, dict) else []
@@ -371,10 +358,8 @@ def initialised(key: Array, config: Mapping[str, Any]) -> ScoreModel:
     Raises:
       ValueError: If an option is not supported or not stated.
     """
-    checks.key("key", key)
     text = _text(config)
-    zeros = [jnp.zeros(s.shape, s.dtype) for s in _inputs(_checked(text))]
-    return ScoreModel(jax.jit(_network(text).init)(key, *zeros)["params"], text=text)
+    return ScoreModel(_configured(text).initialised(key), text=text)
 
 
 def _restored(path):
@@ -419,14 +404,12 @@ def _text(config):
         for section, keys in sections.items()
     }
     text = json.dumps(used, sort_keys=True)
-    _parameter_shapes(text)
     return text
 
 
-# A model carries its configuration as JSON, which can be hashed.
 @functools.lru_cache(maxsize=64)
-def _checked(text):
-    """The value of each option of a configuration."""
+def _configured(text):
+    """The network of a configuration as JSON."""
     sections = json.loads(text)
     stated = {k: v for section in sections.values() for k, v in section.items()}
     name = stated.get("name")
@@ -437,12 +420,11 @@ def _checked(text):
     checks.require(
         not lacking, f"this configuration of {name} does not state {lacking}"
     )
-    return options.read(stated, name, table, RULES)
+    return shared.configured(Architecture(name, table, RULES, _made, _inputs), stated)
 
 
-@functools.lru_cache(maxsize=64)
-def _network(text):
-    o = _checked(text)
+def _made(o):
+    """The network of checked options."""
     shared = {
         "features": o["nf"],
         "multipliers": o["ch_mult"],
@@ -473,15 +455,4 @@ def _network(text):
 
 def _inputs(o):
     side = o["image_size"]
-    x = jax.ShapeDtypeStruct((side, side, o["num_channels"]), jnp.float32)
-    return x, jax.ShapeDtypeStruct((), jnp.float32)
-
-
-@functools.lru_cache(maxsize=64)
-def _parameter_shapes(text):
-    o = _checked(text)
-    try:
-        return parameters.shapes(_network(text), _inputs(o))
-    except ValueError as error:  # groups that do not divide channels
-        message = f"this configuration of {o['name']} is not supported: {error}"
-        raise ValueError(message) from error
+    return slots({"x": (side, side, o["num_channels"]), "label": ()})

@@ -38,7 +38,7 @@ class SiT(Transformer):
         Raises:
           ValueError: If an input has another shape.
         """
-        return -_AtTime(self)(x, t, label)
+        return -_Reversed(self)(x, t, label)
 
     def denoiser(
         self, schedule: Schedule, kind: str = "velocity"
@@ -57,18 +57,18 @@ class SiT(Transformer):
           ValueError: If `kind` is unknown.
         """
         # Only a velocity has another sign in the reversed time.
-        net = self if kind == "velocity" else _AtTime(self)
+        net = self if kind == "velocity" else _Reversed(self)
         return predictions.denoiser(schedule, net, kind)
 
 
 @pytree
-class _AtTime:
+class _Reversed:
     """The prediction of a model as trained, at the reversed time."""
 
     model: Any
 
     def __call__(self, x, t, label):
-        # Further channels are not trained.
+        # Training ignored further channels.
         return self.model.output(x, 1 - t, label)[..., : self.model.sizes.channels]
 
 

@@ -13,10 +13,10 @@ from flax import linen as nn
 
 from ... import checks
 from ...networks import attention
+from ...networks.dit import unpatchify
 from ...types import Array, ArrayLike, Scalar, pytree, static_field
-from ..diffusers import parameters
+from .. import files, state_dicts
 from ..diffusers.layers import Table, sinusoids
-from . import files
 
 __all__ = ["PUBLISHED", "Sizes", "Transformer", "read"]
 
@@ -139,8 +139,7 @@ class Network(nn.Module):
         shift, scale = jnp.split(_dense(2 * s.width, name, nn.silu(condition)), 2)
         h = _norm(h) * (1 + scale) + shift
         out = _dense(s.patch**2 * s.outputs, "final_layer.linear", h)
-        tiles = out.reshape(s.side, s.side, s.patch, s.patch, s.outputs)
-        return tiles.transpose(0, 2, 1, 3, 4).reshape(*x.shape[:2], s.outputs)
+        return unpatchify(out, (*x.shape[:2], s.outputs), s.patch)
 
 
 @pytree
@@ -214,7 +213,7 @@ def read(
     sizes = _sizes(path, tensors, published, heads)
     network = f"{name or 'the transformer'} of {path}"
     like = _parameter_shapes(sizes)
-    return parameters.from_tensors(tensors, like, network, dtype), sizes
+    return state_dicts.from_tensors(tensors, like, network, dtype), sizes
 
 
 FIRST = {
@@ -272,4 +271,4 @@ def _parameter_shapes(sizes):
     x = jax.ShapeDtypeStruct((side, side, sizes.channels), jnp.float32)
     t = jax.ShapeDtypeStruct((), jnp.float32)
     label = jax.ShapeDtypeStruct((), jnp.int32)
-    return parameters.shapes(Network(sizes), (x, t, label))
+    return state_dicts.shapes(Network(sizes), (x, t, label))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import checks
-from . import files
+from .. import files
 
 __all__ = ["load", "save"]
 

@@ -2,21 +2,13 @@
 
 import functools
 import json
-from typing import Any
 
 from ... import checks
-from . import autoencoder, dit, options, parameters, unet_2d, unet_2d_condition
-from .options import Architecture
+from .. import configured as shared
+from ..configured import Architecture, Configured
+from . import autoencoder, dit, unet_2d, unet_2d_condition
 
-__all__ = [
-    "ARCHITECTURES",
-    "buffers",
-    "checked",
-    "inputs",
-    "is_autoencoder",
-    "network",
-    "parameter_shapes",
-]
+__all__ = ["ARCHITECTURES", "configured"]
 
 ARCHITECTURES: dict[str, Architecture] = {
     module.ARCHITECTURE.name: module.ARCHITECTURE
@@ -25,66 +17,25 @@ ARCHITECTURES: dict[str, Architecture] = {
 """By `_class_name`."""
 
 
-def _architecture(config):
+@functools.lru_cache(maxsize=64)
+def configured(text: str) -> Configured:
+    """The network of a configuration.
+
+    Args:
+      text: The configuration as JSON.
+
+    Returns:
+      The network, with its options and shapes.
+
+    Raises:
+      ValueError: If the class or an option is not supported.
+    """
+    config = json.loads(text)
     name = config.get("_class_name")
-    # What older files call this class.
+    # Older files have this name.
     if name == "Transformer2DModel" and config.get("norm_type") == "ada_norm_zero":
         name = "DiTTransformer2DModel"
     known = ", ".join(ARCHITECTURES)
     message = f"_class_name must be one of {known}; got {name!r}"
     checks.require(name in tuple(ARCHITECTURES), message)  # a list has no hash
-    return ARCHITECTURES[name]
-
-
-# A model carries its configuration as JSON, which can be hashed.
-@functools.lru_cache(maxsize=64)
-def checked(config: str) -> dict[str, Any]:
-    """The options of a configuration.
-
-    Args:
-      config: The configuration as JSON.
-
-    Returns:
-      The value of each option that its class has.
-
-    Raises:
-      ValueError: If the class or an option is not supported.
-    """
-    stated = json.loads(config)
-    architecture = _architecture(stated)
-    return options.read(
-        stated, architecture.name, architecture.options, architecture.rules
-    )
-
-
-@functools.lru_cache(maxsize=64)
-def network(config: str) -> Any:
-    """The Linen module of a configuration as JSON."""
-    return _architecture(json.loads(config)).make(checked(config))
-
-
-@functools.lru_cache(maxsize=64)
-def inputs(config: str) -> tuple[Any, ...]:
-    """Shapes of one example's inputs, for a configuration as JSON."""
-    return _architecture(json.loads(config)).inputs(checked(config))
-
-
-def parameter_shapes(config: str) -> Any:
-    """Shapes of the parameters, for a configuration as JSON."""
-    module, examples = network(config), inputs(config)
-    try:
-        return parameters.shapes(module, examples)
-    except ValueError as error:  # groups that do not divide channels, for example
-        name = _architecture(json.loads(config)).name
-        message = f"this configuration of {name} is not supported: {error}"
-        raise ValueError(message) from error
-
-
-def buffers(config: str) -> tuple[str, ...]:
-    """Names of tensors that a file may hold and that are ignored."""
-    return _architecture(json.loads(config)).buffers
-
-
-def is_autoencoder(config: str) -> bool:
-    """Whether the network of a configuration encodes and decodes."""
-    return _architecture(json.loads(config)).autoencoder
+    return shared.configured(ARCHITECTURES[name], config)

@@ -3,13 +3,14 @@
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ... import checks
 from ...types import Array
-from . import options
+from .. import options
+from ..configured import Architecture, slots
+from ..options import Rule
 from .blocks import Stage
 from .layers import (
     ACTIVATIONS,
@@ -20,7 +21,6 @@ from .layers import (
     convolution,
     group_norm,
 )
-from .options import Architecture, Rule
 
 __all__ = ["ARCHITECTURE", "AutoencoderKL"]
 
@@ -174,7 +174,7 @@ def _one_per_channel(o):
 
 def _inputs(o):
     side = 2 ** len(o["block_out_channels"])
-    return (jax.ShapeDtypeStruct((side, side, o["in_channels"]), jnp.float32),)
+    return slots({"x": (side, side, o["in_channels"])})
 
 
 NUMBERS = options.optional(

@@ -8,10 +8,12 @@ import numpy as np
 from flax import linen as nn
 
 from ... import checks
+from ...networks.dit import unpatchify
 from ...types import Array, Scalar
-from . import options
+from .. import options
+from ..configured import Architecture, slots
+from ..options import Rule
 from .layers import Table, TimestepEmbedding, multi_head, sinusoids
-from .options import Architecture, Rule
 from .transformers import GATES, FeedForward
 
 __all__ = ["ARCHITECTURE", "DiTTransformer2D", "position_code"]
@@ -160,15 +162,13 @@ class DiTTransformer2D(nn.Module):
         shift, scale = jnp.split(modulation(nn.silu(conditioning)), 2)
         h = _bare_norm(1e-6, dtype)(h) * (1 + scale) + shift
         out = nn.Dense(patch**2 * channels, dtype=dtype, name="proj_out_2")(h)
-        tiles = out.reshape(rows, columns, patch, patch, channels)
-        return tiles.transpose(0, 2, 1, 3, 4).reshape(height, length, channels)
+        return unpatchify(out, (height, length, channels), patch)
 
 
 def _inputs(o):
     side = o["patch_size"] * 2
-    x = jax.ShapeDtypeStruct((side, side, o["in_channels"]), jnp.float32)
-    t = jax.ShapeDtypeStruct((), jnp.float32)
-    return x, t, jax.ShapeDtypeStruct((), jnp.int32)
+    shapes = slots({"x": (side, side, o["in_channels"]), "t": ()})
+    return shapes | {"class": jax.ShapeDtypeStruct((), jnp.int32)}
 
 
 ARCHITECTURE = Architecture(

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ... import checks
+from .. import files
 
 __all__ = [
     "CONFIG",
@@ -23,13 +23,6 @@ __all__ = [
 CONFIG = "config.json"
 SCHEDULER_CONFIG = "scheduler_config.json"
 WEIGHTS = "diffusion_pytorch_model"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-CONVERT = (
-    "This library reads no pickles, which can run any code. Convert the file where "
-    "torch is installed: safetensors.torch.save_file(torch.load('{name}', "
-    "weights_only=True), '{stem}.safetensors')"
-)
 
 
 def read_config(folder: str | pathlib.Path, name: str = CONFIG) -> dict[str, Any]:
@@ -93,7 +86,7 @@ def read_tensors(
         folder / f"{WEIGHTS}.safetensors.index{'.' + variant if variant else ''}.json"
     )
     if whole.is_file():
-        return _safetensors(whole)
+        return files.read(whole)
     if index.is_file():
         return _parts(folder, index)
     raise _no_weights(folder, whole)
@@ -101,13 +94,10 @@ def read_tensors(
 
 def _no_weights(folder, expected):
     present = sorted(path.name for path in folder.iterdir())
-    pickles = [name for name in present if name.endswith(PICKLES)]
+    pickles = [name for name in present if name.endswith(files.PICKLES)]
     if pickles:
-        stem = pathlib.PurePath(pickles[0]).stem
-        return ValueError(
-            f"there is no {expected}, but {pickles[0]}. "
-            + CONVERT.format(name=pickles[0], stem=stem)
-        )
+        hint = files.conversion(pickles[0])
+        return ValueError(f"there is no {expected}, but {pickles[0]}. {hint}")
     return FileNotFoundError(f"there is no {expected}. The folder holds {present}")
 
 
@@ -130,21 +120,10 @@ def _parts(folder, index):
     absent = [part for part, path in parts.items() if not path.is_file()]
     if absent:
         raise FileNotFoundError(f"{index} names parts that are missing: {absent}")
-    tensors = {part: _safetensors(path) for part, path in parts.items()}
+    tensors = {part: files.read(path) for part, path in parts.items()}
     lost = [name for name, part in places.items() if name not in tensors[part]]
     checks.require(not lost, f"{index} names tensors that its parts lack: {lost[:4]}")
     return {name: tensors[part][name] for name, part in places.items()}
-
-
-def _safetensors(path):
-    safetensors: Any = importlib.import_module("safetensors")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # the format has errors of its own
-        raise ValueError(f"{path} is no readable .safetensors file: {error}") from error
 
 
 def write_config(
@@ -158,11 +137,9 @@ def write_config(
       name: Name of the file in it.
     """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
-    partial = folder / f"{name}.partial"
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, folder / name)
+    with files.replacing(folder / name) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_tensors(
@@ -180,13 +157,11 @@ def write_tensors(
     """
     safetensors: Any = importlib.import_module("safetensors.numpy")
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     whole = folder / f"{WEIGHTS}.safetensors"
-    partial = folder / f"{whole.name}.partial"
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    safetensors.save_file(arrays, partial, metadata={"format": "pt"})
-    (folder / CONFIG).unlink(missing_ok=True)
-    os.replace(partial, whole)
+    with files.replacing(whole) as partial:
+        safetensors.save_file(arrays, partial, metadata={"format": "pt"})
+        (folder / CONFIG).unlink(missing_ok=True)
     for stale in folder.glob(f"{WEIGHTS}*-of-*.safetensors"):
         stale.unlink()
     (folder / f"{WEIGHTS}.safetensors.index.json").unlink(missing_ok=True)

@@ -363,6 +363,7 @@ class FourierTimes(nn.Module):
       scale: Their standard deviation.
       cosine_first: Whether the cosines come first.
       log: Whether the features are of log t, or of t.
+      parameter: Name of the frequencies among the weights.
 
     References:
       Song et al. 2021, appendix C.1.
@@ -372,13 +373,15 @@ class FourierTimes(nn.Module):
     scale: float = 16.0
     cosine_first: bool = False
     log: bool = True
+    parameter: str = "weight"
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
         """The features (2 count,) of a timestep ()."""
         normal = nn.initializers.normal(self.scale)
-        weight = jax.lax.stop_gradient(self.param("weight", normal, (self.count,)))
-        angles = 2 * np.pi * (jnp.log(t) if self.log else t) * weight.astype(t.dtype)
+        stored = self.param(self.parameter, normal, (self.count,))
+        frequencies = jax.lax.stop_gradient(stored).astype(t.dtype)
+        angles = 2 * np.pi * (jnp.log(t) if self.log else t) * frequencies
         waves = [jnp.sin(angles), jnp.cos(angles)]
         return jnp.concatenate(waves[::-1] if self.cosine_first else waves)
 

@@ -5,51 +5,33 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ... import checks, predictions
 from ...schedules import Schedule
-from ...types import Array, ArrayLike, Scalar, pytree, static_field
-from . import architectures, folder, parameters, unet_2d_condition
-from .timesteps import timestep
-from .unet_2d_condition_options import condition_shapes
+from ...types import Array, ArrayLike, Scalar, pytree
+from .. import state_dicts
+from ..configured import Configured, ConfiguredModel
+from . import architectures, folder
+from .timesteps import AtTimestep
 
 __all__ = ["Autoencoder", "Model", "initialised", "load", "save"]
 
 
 @pytree
-class Model:
+class Model(ConfiguredModel):
     """A network of diffusers with its parameters, of one example.
 
     `model(x, t, *condition)` takes x (H, W, C), a timestep t as diffusers counts
     them, and the conditions of its class: a class index, or embeddings. Batch it
-    with `jax.vmap`.
-
-    Attributes:
-      params: Parameters, a nested dict of arrays by the names of the torch
-        modules.
-      text: The configuration as JSON.
+    with `jax.vmap`. `params`, `config`, `options` and `network` are its parts.
     """
 
-    params: Any
-    text: str = static_field()
-
     @property
-    def config(self) -> dict[str, Any]:
-        """The configuration, as config.json has it."""
-        return json.loads(self.text)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options, with the defaults of those that the configuration lacks."""
-        return architectures.checked(self.text)
-
-    @property
-    def network(self) -> Any:
-        """The Linen module."""
-        return architectures.network(self.text)
+    def configured(self) -> Configured:
+        """The network with its options and shapes."""
+        return architectures.configured(self.text)
 
     def __call__(self, x: ArrayLike, t: Scalar, *condition: Any) -> Array:
         """Evaluate the network at one example.
@@ -75,10 +57,7 @@ class Model:
         "class" of shape () is a class index. The first axis of "text" may have
         another length.
         """
-        if self.config["_class_name"] == unet_2d_condition.ARCHITECTURE.name:
-            return condition_shapes(self.options)
-        further = architectures.inputs(self.text)[2:]
-        return dict(zip(["class"], [value.shape for value in further], strict=False))
+        return dict(list(self._shapes("__call__").items())[2:])
 
     def denoiser(
         self, schedule: Schedule, kind: str, *, sigma_data: float = 0.5
@@ -100,14 +79,12 @@ class Model:
           ValueError: If `kind` is unknown, or needs a schedule with α > 0.
           TypeError: If the schedule has no timesteps.
         """
-        net = _Output(self) if kind == "edm" else _AtTime(self, schedule)
+        net = _Output(self) if kind == "edm" else AtTimestep(self, schedule)
         return predictions.denoiser(schedule, net, kind, sigma_data=sigma_data)
 
     def _shapes(self, method):
-        """Shapes of a method's inputs at one size, by name."""
-        shapes = [value.shape for value in architectures.inputs(self.text)]
-        names = ["x", "t", *(f"condition {i + 1}" for i in range(len(shapes) - 2))]
-        return dict(zip(names, shapes, strict=True))
+        """Shapes of the inputs of a method at one size, by name."""
+        return {k: value.shape for k, value in self.configured.inputs.items()}
 
     def _arrays(self, method, *inputs):
         """The inputs of a method as arrays, checked."""
@@ -116,8 +93,7 @@ class Model:
         return arrays
 
     def _apply(self, method, *inputs):
-        arrays = self._arrays(method, *inputs)
-        return self.network.apply({"params": self.params}, *arrays, method=method)
+        return self.apply(*self._arrays(method, *inputs), method=method)
 
 
 @pytree
@@ -148,8 +124,23 @@ class Autoencoder(Model):
         """The image (H, W, C) of a code z (h, w, latent channels)."""
         return self._apply("decode", z)
 
+    def denoiser(self, *arguments: Any, **settings: Any) -> Any:
+        """Not available, since an autoencoder is no denoiser.
+
+        Args:
+          *arguments: Ignored.
+          **settings: Ignored.
+
+        Raises:
+          TypeError: Always.
+        """
+        raise TypeError(
+            "an autoencoder has no denoiser. Load the network of its latents, the "
+            "folder unet or transformer of the pipeline"
+        )
+
     def latents(self, x: ArrayLike) -> Array:
-        """The latents of an image x, (mean − shift)/scale, which diffusions learn."""
+        """The latents (mean − shift)/scale of an image x, on which diffusions work."""
         mean, _ = self.encode(x)
         shift, scale = self._latent_scale(mean.dtype)
         return (mean - shift) / scale
@@ -176,18 +167,6 @@ class Autoencoder(Model):
 
 
 @pytree
-class _AtTime:
-    """The output of a model at a time of a schedule, of x's channels."""
-
-    model: Any
-    schedule: Any
-
-    def __call__(self, x, t, *condition):
-        output = self.model(x, timestep(self.schedule, t), *condition)
-        return output[..., : x.shape[-1]]
-
-
-@pytree
 class _Output:
     """The output of a model, of x's channels."""
 
@@ -201,12 +180,12 @@ def check_inputs(arrays: list[Array], shapes: dict[str, tuple[int, ...]]) -> Non
     """Raise ValueError unless inputs have the axes and channels of a network.
 
     Args:
-      arrays: The inputs, of which the first is an image.
-      shapes: Their shapes at one size, by name. All axes but the last may have
-        others.
+      arrays: The inputs, an image first.
+      shapes: Their shapes at one size, by name. Only the length of the last axis
+        is compared.
     """
-    count = f"{len(shapes) - 2} conditions after x and t, got {len(arrays) - 2}"
-    checks.require(len(arrays) == len(shapes), f"the model takes {count}")
+    count = f"the model takes ({', '.join(shapes)}), got {len(arrays)} inputs"
+    checks.require(len(arrays) == len(shapes), count)
     faults = [
         f"{name} must have shape ({', '.join(['…'] * (len(s) - 1) + [str(s[-1])])}), "
         f"got {array.shape}; jax.vmap over a batch"
@@ -243,12 +222,13 @@ def load(
     """
     config = folder.read_config(folder_)
     text = _text(config)
-    like = architectures.parameter_shapes(text)
+    network = architectures.configured(text)
     tensors = folder.read_tensors(folder_, variant)
-    for name in architectures.buffers(text):
+    for name in network.architecture.buffers:
         tensors.pop(name, None)
     name = f"{config['_class_name']} of {folder_}"
-    return _model(parameters.from_tensors(tensors, like, name, dtype), text)
+    params = state_dicts.from_tensors(tensors, network.params, name, dtype)
+    return _model(params, text)
 
 
 def save(folder_: str | pathlib.Path, model: Model) -> None:
@@ -263,9 +243,8 @@ def save(folder_: str | pathlib.Path, model: Model) -> None:
       ValueError: If its parameters are not those of its configuration.
     """
     checks.made_by("model", model, Model, "diffusers.load or diffusers.initialised")
-    tensors = parameters.to_tensors(model.params)
-    like = architectures.parameter_shapes(model.text)
-    expected = parameters.tensor_shapes(like)
+    tensors = state_dicts.to_tensors(model.params)
+    expected = state_dicts.tensor_shapes(model.configured.params)
     checks.state_dict(model.config["_class_name"], tensors, expected, exact=True)
     folder.write_tensors(folder_, tensors)
     folder.write_config(folder_, model.config)
@@ -285,11 +264,8 @@ def initialised(key: Array, config: Mapping[str, Any]) -> Model:
     Raises:
       ValueError: If the class or an option is not supported.
     """
-    checks.key("key", key)
     text = _text(config)
-    network, inputs = architectures.network(text), architectures.inputs(text)
-    zeros = [jnp.zeros(value.shape, value.dtype) for value in inputs]
-    return _model(jax.jit(network.init)(key, *zeros)["params"], text)
+    return _model(architectures.configured(text).initialised(key), text)
 
 
 def _text(config):
@@ -297,5 +273,5 @@ def _text(config):
 
 
 def _model(params, text):
-    kind = Autoencoder if architectures.is_autoencoder(text) else Model
-    return kind(params, text=text)
+    autoencoder = architectures.configured(text).architecture.autoencoder
+    return (Autoencoder if autoencoder else Model)(params, text=text)

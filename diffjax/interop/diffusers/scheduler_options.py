@@ -7,10 +7,7 @@ import numpy as np
 
 from ... import schedules
 from ...solvers import Solver
-from . import scheduler_solvers as solvers
-from . import spacing
-from .chains import BETAS, chain_of, flow_of
-from .options import (
+from ..options import (
     Option,
     Rule,
     choice,
@@ -22,6 +19,9 @@ from .options import (
     optional,
     positive_integer,
 )
+from . import scheduler_solvers as solvers
+from . import spacing
+from .chains import BETAS, chain_of, flow_of
 
 __all__ = ["KINDS", "SCHEDULERS", "Scheduler", "without_leftovers"]
 

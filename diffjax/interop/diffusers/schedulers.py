@@ -11,8 +11,8 @@ from ... import checks, grids, schedules
 from ...schedules import Schedule
 from ...solvers import Solver
 from ...types import Array
+from .. import options
 from . import folder as folders
-from . import options
 from .chains import BETAS
 from .scheduler_options import KINDS, SCHEDULERS, Scheduler, without_leftovers
 

@@ -1,14 +1,16 @@
 """The timestep that a model of diffusers is called with at a time of a schedule."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from ... import checks, schedules
 from ...schedules import Schedule
 from ...schedules.protocol import as_time
-from ...types import Array, Scalar
+from ...types import Array, Scalar, pytree
 from .chains import Chain
 
-__all__ = ["TRAIN_STEPS", "timestep"]
+__all__ = ["TRAIN_STEPS", "AtTimestep", "timestep"]
 
 TRAIN_STEPS = 1000
 """Timesteps of a flow's unit of time."""
@@ -50,3 +52,31 @@ def timestep(
     whole = isinstance(schedule, Chain) and schedule.whole_timesteps
     near = whole or jnp.abs(position - index) <= slack
     return jnp.where(near, index, position)
+
+
+@pytree
+class AtTimestep:
+    """A model that is called with a timestep, as a function of the schedule's time.
+
+    Attributes:
+      model: A callable (x, timestep, *condition). Only as many channels of its
+        output are used as x has. Further ones are a learned variance.
+      schedule: A schedule that `timestep` accepts.
+    """
+
+    model: Any
+    schedule: Any
+
+    def __call__(self, x: Array, t: Scalar, *condition: Any) -> Array:
+        """The prediction of the model at an example and a time ().
+
+        Args:
+          x: (H, W, C).
+          t: The time, ().
+          *condition: Further inputs of the model.
+
+        Returns:
+          (H, W, C).
+        """
+        output = self.model(x, timestep(self.schedule, t), *condition)
+        return output[..., : x.shape[-1]]

@@ -9,7 +9,9 @@ from flax import linen as nn
 
 from ...networks.pyramid import sides
 from ...types import Array, Scalar
-from . import options
+from .. import options
+from ..configured import Architecture, slots
+from ..options import Rule
 from .blocks import Stage, ascend, descend
 from .fir import smoothly_doubled, smoothly_halved
 from .layers import (
@@ -27,7 +29,6 @@ from .layers import (
     halved,
     sinusoids,
 )
-from .options import Architecture, Rule
 
 __all__ = ["ARCHITECTURE", "UNet2D"]
 
@@ -357,16 +358,15 @@ RULES = (
 
 def _inputs(o):
     side = 2 ** len(o["block_out_channels"])
-    x = jax.ShapeDtypeStruct((side, side, o["in_channels"]), jnp.float32)
-    t = jax.ShapeDtypeStruct((), jnp.float32)
+    shapes = slots({"x": (side, side, o["in_channels"]), "t": ()})
     features = o["time_embedding_dim"] or 4 * o["block_out_channels"][0]
     if o["class_embed_type"] == "identity":
-        return x, t, jax.ShapeDtypeStruct((features,), jnp.float32)
+        return shapes | slots({"class": (features,)})
     if o["class_embed_type"] == "timestep":
-        return x, t, t
+        return shapes | slots({"class": ()})
     if o["num_class_embeds"] is not None:
-        return x, t, jax.ShapeDtypeStruct((), jnp.int32)
-    return x, t
+        return shapes | {"class": jax.ShapeDtypeStruct((), jnp.int32)}
+    return shapes
 
 
 ARCHITECTURE = Architecture(

@@ -10,6 +10,7 @@ from flax import linen as nn
 from ...networks import attention
 from ...networks.pyramid import sides
 from ...types import Array, Scalar
+from ..configured import Architecture
 from .blocks import Stage, ascend, descend
 from .layers import (
     ACTIVATIONS,
@@ -26,7 +27,6 @@ from .layers import (
     halved,
     sinusoids,
 )
-from .options import Architecture
 from .transformers import Transformer2D
 from .unet_2d_condition_options import (
     OPTIONS,

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import options
+from .. import options
+from ..configured import slots
+from ..options import Rule
 from .layers import ACTIVATIONS
-from .options import Rule
 
 __all__ = [
     "OPTIONS",
@@ -114,16 +115,13 @@ def named(o: dict[str, Any], conditions: Any, dtype: Any) -> dict[str, Any]:
     }
 
 
-def inputs(o: dict[str, Any]) -> tuple[Any, ...]:
-    """Shapes of the inputs of one example at a small size."""
+def inputs(o: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the inputs of one example at a small size, by name."""
     side = 2 ** len(o["block_out_channels"])
-    x = jax.ShapeDtypeStruct((side, side, o["in_channels"]), jnp.float32)
-    t = jax.ShapeDtypeStruct((), jnp.float32)
-    conditions = [
-        jax.ShapeDtypeStruct(shape, jnp.int32 if _is_index(o, name) else jnp.float32)
-        for name, shape in condition_shapes(o).items()
-    ]
-    return x, t, *conditions
+    x = (side, side, o["in_channels"])
+    shapes = slots({"x": x, "t": (), **condition_shapes(o)})
+    index = jax.ShapeDtypeStruct((), jnp.int32)
+    return {k: index if _is_index(o, k) else value for k, value in shapes.items()}
 
 
 def _lengths_agree(o):

@@ -62,7 +62,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class SharedSource(Source, Protocol):
-    """A source of which each of several processes reads its own rows alone.
+    """A source whose rows are divided among several processes.
 
     A source without `share` is read whole by each process.
     """

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
-from ... import checks
+from .. import checks
 
 __all__ = ["from_tensors", "shapes", "tensor_shapes", "to_tensors"]
 

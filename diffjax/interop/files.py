@@ -1,18 +1,19 @@
 """Arrays by name in .npz and .safetensors files, written whole or not at all."""
 
+import contextlib
 import importlib
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from ... import checks
+from .. import checks
 
-__all__ = ["PICKLES", "read", "write"]
+__all__ = ["PICKLES", "conversion", "read", "replacing", "write"]
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 """Ends of the names of files that are pickles."""
@@ -35,7 +36,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
-        return (_read_npz if path.suffix == ".npz" else _read_safetensors)(path)
+        return READERS[path.suffix.lower()](path)
     except (OSError, MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:  # each format has errors of its own
@@ -53,31 +54,57 @@ def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
       ValueError: If the file's name ends otherwise.
     """
     path = _known(path)
+    arrays = {k: np.array(v, order="C", copy=None) for k, v in arrays.items()}
+    with replacing(path) as partial, open(partial, "wb") as file:
+        WRITERS[path.suffix.lower()](file, arrays)
+
+
+@contextlib.contextmanager
+def replacing(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
+    """A context to write a file whole or not at all.
+
+    Args:
+      path: The file. Its folder is made if it is absent.
+
+    Yields:
+      The path of a partial file beside it, which replaces it at the end. After an
+      error it is removed.
+    """
+    path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process in the name keeps two writers apart.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    arrays = {k: np.array(v, order="C", copy=None) for k, v in arrays.items()}
     try:
-        with open(partial, "wb") as file:
-            (_write_npz if path.suffix == ".npz" else _write_safetensors)(file, arrays)
+        yield partial
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
+def conversion(name: str) -> str:
+    """Instructions to convert a pickle.
+
+    Args:
+      name: Name of the file.
+
+    Returns:
+      Sentences for an error message.
+    """
+    return (
+        "Pickles can run any code, so they are not read. Convert the file where torch "
+        f"is installed: state = torch.load({name!r}, map_location='cpu', "
+        "weights_only=True); state = state.get('ema', state); "
+        "safetensors.torch.save_file(state, "
+        f"{pathlib.PurePath(name).stem + '.safetensors'!r})"
+    )
+
+
 def _known(path):
     path = pathlib.Path(path)
-    stem = path.stem
-    checks.require(
-        path.suffix.lower() not in PICKLES,
-        f"{path.name} is a pickle, which can run any code and is not read. Convert "
-        "it where torch is installed: state = torch.load("
-        f"{path.name!r}, map_location='cpu', weights_only=True); "
-        "state = state.get('ema', state); "
-        f"safetensors.torch.save_file(state, {stem + '.safetensors'!r})",
-    )
+    is_pickle = path.suffix.lower() in PICKLES
+    checks.require(not is_pickle, f"{path.name} is a pickle. {conversion(path.name)}")
     accepted = f"path must end in .npz or .safetensors, got {path.name}"
-    checks.require(path.suffix in (".npz", ".safetensors"), accepted)
+    checks.require(path.suffix.lower() in READERS, accepted)
     return path
 
 
@@ -108,3 +135,7 @@ def _write_npz(file, arrays):
 def _write_safetensors(file, arrays):
     safetensors: Any = importlib.import_module("safetensors.numpy")
     file.write(safetensors.save(arrays))
+
+
+READERS = {".npz": _read_npz, ".safetensors": _read_safetensors}
+WRITERS = {".npz": _write_npz, ".safetensors": _write_safetensors}

@@ -1,7 +1,7 @@
 """Options of a network's configuration: defaults, accepted values, relations.
 
-Each class of networks states them in a table, its `Architecture`. `read` compares
-a configuration with the table and names every option that is not supported.
+Each class of networks states them in a table. `read` compares a configuration with
+the table and names every option that is not supported.
 """
 
 import itertools
@@ -9,10 +9,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ... import checks
+from .. import checks
 
 __all__ = [
-    "Architecture",
     "Option",
     "Rule",
     "choice",
@@ -56,30 +55,6 @@ class Rule(NamedTuple):
 
     holds: Callable[[dict[str, Any]], Any]
     message: str
-
-
-class Architecture(NamedTuple):
-    """A class of networks.
-
-    Attributes:
-      name: Its `_class_name` in configurations.
-      options: The supported options by key.
-      rules: Relations between them, checked in order after the options.
-      make: The network of checked options, options -> Linen module.
-      inputs: Shapes of one example's inputs at a small size, options ->
-        tuple of `jax.ShapeDtypeStruct`.
-      autoencoder: Whether the module has the methods `encode` and `decode`.
-      buffers: Names of tensors that files may hold and that are ignored, because
-        they follow from the options.
-    """
-
-    name: str
-    options: Mapping[str, Option]
-    rules: tuple[Rule, ...]
-    make: Callable[[dict[str, Any]], Any]
-    inputs: Callable[[dict[str, Any]], tuple[Any, ...]]
-    autoencoder: bool = False
-    buffers: tuple[str, ...] = ()
 
 
 def _is_integer(value):
@@ -199,7 +174,7 @@ def many(option: Option, default: tuple[Any, ...]) -> Option:
     return Option(
         default,
         lambda v: isinstance(v, tuple) and v and all(map(option.accepts, v)),
-        f"a list, of which each is {option.expects}",
+        f"a list with entries that are {option.expects}",
     )
 
 
