@@ -17,7 +17,8 @@ measured alone.
 
 Hardware and time: about 4 minutes on 1 CPU core.
 
-Expect, on one core of an AMD EPYC of 2.6 GHz beside PyTorch 2.13, the ratios of
+Expect, on one core of an AMD EPYC of 2.6 GHz beside PyTorch 2.13: for the U-Net 1.03
+forward, 1.13 forward and backward, 1.06 sampling, and for the DiT 0.87, 1.04, 0.87. See
 experiments/results/bench_networks.json.
 """
 
@@ -63,7 +64,9 @@ class Config:
     compiled: bool = False
     """Whether torch.compile's module is a second peer."""
     quick: bool = False
-    """Tiny networks, 2 steps and 1 alternation, only to see that everything runs."""
+    """Tiny networks, 2 steps and 1 alternation, whatever the other flags say. It shows
+    that everything runs, and its ratios mean nothing.
+    """
 
 
 class Case(NamedTuple):

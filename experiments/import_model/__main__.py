@@ -9,7 +9,7 @@
 Reads the folder of a diffusers pipeline (unet/ or transformer/, scheduler/, vae/),
 or of one model with --scheduler. It writes samples of the scheduler's own solver, a
 score in bits per dimension, and the errors of solvers on this model. Latents are
-decoded by the autoencoder. Nothing of torch runs without --compare.
+decoded by the autoencoder. Neither torch nor diffusers is imported without --compare.
 
 - The score is log p along the probability flow, with Hutchinson's estimate of the
   divergence. For images of 256 levels it is a bound of the code length in bits/dim,
@@ -19,7 +19,7 @@ decoded by the autoencoder. Nothing of torch runs without --compare.
   state, against RK4 on a fine grid of the model's own flow. The error of that
   reference is its difference from UniPC with as many evaluations.
 - --compare runs diffusers beside it from the same noise, and prints the greatest
-  difference of the samples and the seconds of both, compilation apart.
+  difference of the samples and the seconds of both, without compilation.
 - Where the scheduler clips denoised samples, so does the sampling here. DDIM of
   diffusers then keeps the noise of the unclipped output, and its samples differ.
 
@@ -78,14 +78,14 @@ class Config:
     variant: str | None = None
     """Part of the names of weight files, such as fp16."""
     size: int | None = None
-    """Side of an example of the model. Default: the one it was trained on."""
+    """Side of an example: of an image, or of a latent. Default: that of training."""
     samples: int = 16
     """Samples drawn."""
     steps: int = 20
     """Steps of the solver."""
     solver: str | None = None
-    """Solver, by its name in the standings, on its recommended grid. Default: the
-    one that equals the scheduler, on its grid.
+    """Solver by name, such as unipc(3), on its recommended grid. Default: the one that
+    equals the scheduler, on the scheduler's grid.
     """
     mu: float | None = None
     """Shift of a flow's scheduler with dynamic shifting."""
@@ -94,7 +94,7 @@ class Config:
     embeddings: pathlib.Path | None = None
     """.npz file of conditions: text, null_text, pooled, null_pooled, sizes, class."""
     guidance: float | None = None
-    """Scale of classifier-free guidance. 1 is without."""
+    """Scale of classifier-free guidance. Default: no guidance."""
     compare: bool = False
     """Whether to run diffusers beside it."""
     images: pathlib.Path | None = None

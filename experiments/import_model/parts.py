@@ -62,6 +62,7 @@ def open_parts(config: Any) -> Parts:
     names = [name for name in MODELS if (folder / name / "config.json").is_file()]
     model_folder = folder / names[0] if names else folder
     scheduler_folder = config.scheduler or folder / "scheduler"
+    _check_scheduler(scheduler_folder)
     schedule, kind, grid = diffusers.load_scheduler(
         scheduler_folder, config.scheduler_class
     )
@@ -88,6 +89,16 @@ def open_parts(config: Any) -> Parts:
         scheduler_folder,
         (*_sides(config.size, model.options), model.options["in_channels"]),
     )
+
+
+def _check_scheduler(folder):
+    """Raise FileNotFoundError unless a folder has a scheduler's configuration."""
+    path = folder / "scheduler_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {path}: pass --folder of a pipeline, or --scheduler with the "
+            "folder that holds scheduler_config.json"
+        )
 
 
 def _check_others(folder):

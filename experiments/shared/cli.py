@@ -347,6 +347,11 @@ def progress(
     )
 
 
+def _number(value):
+    """Four decimals, or two significant digits of what they would show as 0."""
+    return f"{value:.1e}" if 0 < abs(value) < 5e-5 else f"{value:.4f}"
+
+
 def print_results(
     results: dict[str, Any], units: Mapping[str, str] | None = None
 ) -> None:
@@ -359,7 +364,7 @@ def print_results(
     """
     width = max(map(len, results))
     for name, value in results.items():
-        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        shown = _number(value) if isinstance(value, float) else str(value)
         unit = "" if value is None else _unit_of(name, units)
         print(f"{name:{width}}  {shown} {unit}".rstrip())
 

@@ -56,7 +56,7 @@ def _hint(folder, name):
     """Where the file may be instead."""
     below = sorted(path.parent.name for path in folder.glob(f"*/{name}"))
     if below:
-        return f" This is a pipeline's folder. Take one of its models: {below}"
+        return f" This is a pipeline's folder. {name} is in its subfolders {below}"
     return "" if folder.is_dir() else " There is no such folder."
 
 
