@@ -4,6 +4,7 @@ their repositories, damaged files raise by name, and pickles are never read.
 `tests/golden/make_checkpoints.py` describes the golden file and makes it.
 """
 
+import collections
 import functools
 import json
 import pathlib
@@ -69,12 +70,47 @@ def test_like_gives_named_tuples_and_dtypes(tmp_path):
     assert state.count.dtype == np.int32
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_like_never_changes_integers_nor_makes_floats_infinite(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    stored = {"n": np.int64(2**40 + 5), "big": np.array([1e300, np.inf]), "x": 0.1}
+    trees.save(path, stored)
+    like = {"n": np.int64(0), "big": np.zeros(2), "x": np.float32(0)}
+    assert trees.load(path, like)["x"] == np.float32(0.1)
+    small = {"n": np.int32(0), "big": np.zeros(2, np.float32), "x": np.float32(0)}
+    with pytest.raises(ValueError, match=r"large .*like: n int64 for int32, big fl\S+"):
+        trees.load(path, small)
+    trees.save(path, {"big": np.float32(np.inf)})  # infinite before
+    assert trees.load(path, {"big": jnp.bfloat16(0)})["big"] == np.inf
+
+
+def test_containers_of_other_classes_are_stored_and_made_by_like(tmp_path):
+    tree = collections.defaultdict(list, {"a": [np.ones(2)]})
+    trees.save(tmp_path / "a.npz", {"inner": tree})
+    same(trees.load(tmp_path / "a.npz"), {"inner": dict(tree)})
+    inner = trees.load(tmp_path / "a.npz", {"inner": tree})["inner"]
+    assert inner["missing"] == [] and inner["a"][0].shape == (2,)
+
+
+def test_every_name_keeps_its_array(tmp_path):
+    """NumPy takes the name "a.npy" for that of the array "a"."""
+    for tree in ({"a": 1.0, "a.npy": 2.0}, {"a.npy": 2.0, "a.npy.npy": 3.0}):
+        trees.save(tmp_path / "a.npz", tree)
+        assert trees.load(tmp_path / "a.npz") == tree
+    trees.save(tmp_path / "a.npz", {"__metadata__": 1.0})
+    with pytest.raises(ValueError, match="__metadata__"):
+        trees.save(tmp_path / "a.safetensors", {"__metadata__": 1.0})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
 def test_names_of_other_programs_nest_at_slashes(tmp_path):
     np.savez(tmp_path / "a.npz", **{"net/w": np.ones(2), "net/b": np.zeros(1)})
     assert set(trees.load(tmp_path / "a.npz")["net"]) == {"w", "b"}
-    np.savez(tmp_path / "b.npz", **{"net": np.ones(2), "net/b": np.zeros(1)})
-    with pytest.raises(ValueError, match="net/b"):
-        trees.load(tmp_path / "b.npz")
+    pair = [("net", np.ones(2)), ("net/b", np.zeros(1))]
+    for ordered in (pair, pair[::-1]):
+        np.savez(tmp_path / "b.npz", **dict(ordered))
+        with pytest.raises(ValueError, match=f"{ordered[1][0]} names an array inside"):
+            trees.load(tmp_path / "b.npz")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +148,7 @@ def test_a_damaged_file_raises_and_a_failed_write_keeps_the_old(
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="no readable checkpoint"):
+        with pytest.raises(ValueError, match="not a readable checkpoint"):
             trees.load(path)
     path.write_bytes(whole)
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
@@ -131,7 +167,7 @@ def test_pickles_are_not_read(tmp_path):
         with pytest.raises(ValueError, match=r"torch\.load.*safetensors.*save_file"):
             trees.load(tmp_path / name)
     np.savez(tmp_path / "a.npz", a=np.array([Trap()], object))
-    with pytest.raises(ValueError, match="no readable checkpoint"):
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
         trees.load(tmp_path / "a.npz")
     with pytest.raises(FileNotFoundError):
         trees.load(tmp_path / "b.npz")

@@ -201,7 +201,7 @@ def test_damaged_files_raise_by_name(tmp_path):
     folder.write_tensors(tmp_path, state_dict())
     whole = tmp_path / f"{STEM}.safetensors"
     whole.write_bytes(whole.read_bytes()[:-5])
-    with pytest.raises(ValueError, match="is no readable checkpoint"):
+    with pytest.raises(ValueError, match="is not a readable checkpoint"):
         folder.read_tensors(tmp_path)
 
 

@@ -16,7 +16,7 @@ from .. import checks
 __all__ = ["PICKLES", "conversion", "read", "replacing", "write"]
 
 PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
-"""Ends of the names of files that are pickles."""
+"""Suffixes of pickle files."""
 
 
 def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
@@ -40,7 +40,7 @@ def read(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     except (OSError, MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:  # each format has errors of its own
-        raise ValueError(f"{path} is no readable checkpoint: {error}") from error
+        raise ValueError(f"{path} is not a readable checkpoint: {error}") from error
 
 
 def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -51,7 +51,8 @@ def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
       arrays: Arrays by name, of booleans, integers, floats or bfloat16.
 
     Raises:
-      ValueError: If the file's name ends otherwise.
+      ValueError: If the file's name ends otherwise, or an array in a .safetensors
+        file is called "__metadata__".
     """
     path = _known(path)
     arrays = {k: np.array(v, order="C", copy=None) for k, v in arrays.items()}
@@ -110,7 +111,10 @@ def _known(path):
 
 def _read_npz(path):
     with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+        # By the names of the members: file["a.npy"] is the array "a", even beside an
+        # array "a.npy".
+        members = file.zip.namelist()
+        arrays = {name.removesuffix(".npy"): file[name] for name in members}
     # NumPy stores bfloat16 as two bytes without a type.
     return {
         k: v.view(jnp.bfloat16) if v.dtype == np.dtype("V2") else v
@@ -134,6 +138,8 @@ def _write_npz(file, arrays):
 
 def _write_safetensors(file, arrays):
     safetensors: Any = importlib.import_module("safetensors.numpy")
+    message = 'the format .safetensors reserves the name "__metadata__"'
+    checks.require("__metadata__" not in arrays, message)
     file.write(safetensors.save(arrays))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of other codebases, read from files that are no pickles.
+"""Checkpoints of other projects, read without unpickling.
 
 - dit, sit: state dicts of the repositories DiT and SiT, saved as safetensors
 - score_sde: Flax checkpoints of NCSN++, DDPM++ and DDPM by Song et al. 2021

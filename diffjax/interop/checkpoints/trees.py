@@ -9,6 +9,7 @@ in a tuple (0), so that a file states its structure:
 
 import pathlib
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,7 @@ def save(path: str | pathlib.Path, tree: Any) -> None:
 
     Raises:
       ValueError: If the file's name ends otherwise, a key cannot be part of a
-        name, a container is empty, or an entry is no array of booleans,
+        name, a container is empty, or an entry is not an array of booleans,
         integers, floats or bfloat16.
 
     Example:
@@ -42,7 +43,7 @@ def save(path: str | pathlib.Path, tree: Any) -> None:
       >>> trees.load("weights.npz")["range"]
       (array(0.), array(1.))
     """
-    flat = _flat(tree)
+    flat = dict(_leaves(tree))
     arrays = {name: np.asarray(leaf) for name, leaf in flat.items()}
     bad = {
         name: "an empty container" if isinstance(flat[name], _Empty) else value.dtype
@@ -65,7 +66,8 @@ def load(path: str | pathlib.Path, like: Any = None) -> Any:
     Args:
       path: The file, .npz or .safetensors, by `save` or any other program.
       like: A tree of arrays, or of `jax.ShapeDtypeStruct`, with the structure,
-        shapes and dtypes to be returned. None for those that are stored.
+        shapes and dtypes to be returned. None for those that are stored. Integers
+        keep their values, and floats are rounded.
 
     Returns:
       The tree with NumPy's arrays, which keep 64-bit numbers.
@@ -73,12 +75,13 @@ def load(path: str | pathlib.Path, like: Any = None) -> Any:
     Raises:
       FileNotFoundError: If there is no such file.
       ValueError: If it is damaged or a pickle, or its entries are not those of
-        `like`. The message names the missing, unknown and misshapen ones.
+        `like`. The message names the missing, unknown and misshapen ones, and those
+        whose numbers are too large for the dtypes of `like`.
     """
     arrays = files.read(path)
     if like is None:
         return _nested(path, arrays)
-    wanted = _flat(like)
+    wanted = dict(_leaves(like))
     faults = {
         "missing": [name for name in wanted if name not in arrays],
         "unknown": [name for name in arrays if name not in wanted],
@@ -90,13 +93,25 @@ def load(path: str | pathlib.Path, like: Any = None) -> Any:
     }
     listed = "; ".join(f"{k}: {', '.join(v)}" for k, v in faults.items() if v)
     checks.require(not listed, f"{path} does not hold the entries of like: {listed}")
-    return _map(
-        lambda name, leaf: arrays[name].astype(_dtype(leaf), copy=False), like, ""
+    with np.errstate(over="ignore"):  # reported here
+        cast = {
+            name: arrays[name].astype(_dtype(leaf), copy=False)
+            for name, leaf in wanted.items()
+        }
+    large = [
+        f"{name} {arrays[name].dtype} for {value.dtype}"
+        for name, value in cast.items()
+        if not _is_kept(arrays[name], value)
+    ]
+    checks.require(
+        not large,
+        f"{path} holds numbers too large for the dtypes of like: {', '.join(large)}",
     )
+    return _map(lambda name, leaf: cast[name], like)
 
 
 class _Empty:
-    """An empty container, which has no array to be named by."""
+    """Stands for an empty container, which no array could represent."""
 
     shape, dtype = (0,), np.dtype(object)
 
@@ -108,7 +123,7 @@ def _items(tree):
     """Parts of a name and children of a container, None for an array."""
     if isinstance(tree, Mapping):
         return list(tree.items())
-    if hasattr(tree, "_fields"):
+    if _is_named_tuple(tree):
         return list(tree._asdict().items())
     if isinstance(tree, list | tuple):
         form = "[{}]" if isinstance(tree, list) else "({})"
@@ -116,37 +131,58 @@ def _items(tree):
     return None
 
 
-def _map(function, tree, name):
-    """The same tree of function(name, leaf)."""
+def _is_named_tuple(tree):
+    return isinstance(tree, tuple) and hasattr(type(tree), "_fields")
+
+
+def _children(tree, name):
+    """Names and children of a container, None for an array."""
     items = _items(tree)
-    if items is None or not items:
-        return function(name, tree if items is None else _Empty())
-    children = [
-        _map(function, child, f"{name}/{part}" if name else str(part))
-        for part, child in items
-    ]
+    return items and [(f"{name}/{part}" if name else str(part), c) for part, c in items]
+
+
+def _leaves(tree, name=""):
+    """Names and leaves of a tree."""
+    children = _children(tree, name)
+    if not children:
+        yield name, tree if children is None else _Empty()
+    for path, child in children or ():
+        yield from _leaves(child, path)
+
+
+def _map(function, tree, name=""):
+    """The same tree of function(name, leaf). No container is empty."""
+    children = _children(tree, name)
+    if children is None:
+        return function(name, tree)
+    values = [_map(function, child, path) for path, child in children]
+    if isinstance(tree, defaultdict):
+        return defaultdict(tree.default_factory, zip(tree, values, strict=True))
     if isinstance(tree, Mapping):
-        return type(tree)(zip(tree, children, strict=True))  # type: ignore[call-arg]
-    return type(tree)(*children) if hasattr(tree, "_fields") else type(tree)(children)
+        return type(tree)(zip(tree, values, strict=True))  # type: ignore[call-arg]
+    return type(tree)(*values) if _is_named_tuple(tree) else type(tree)(values)
 
 
-def _flat(tree):
-    flat = {}
-    _map(flat.__setitem__, tree, "")
-    return flat
+def _is_kept(stored, cast):
+    """Whether integers are unchanged, and floats finite where they were."""
+    if cast is stored:
+        return True
+    if _kind(stored.dtype) == "f":
+        return (np.isfinite(stored) == np.isfinite(cast)).all()
+    return (stored == cast).all()
 
 
 def _nested(path, arrays):
-    """The tree that names state."""
+    """The nested tree that the names describe."""
     tree: dict[str, Any] = {}
     for name, value in arrays.items():
         *parts, last = name.split("/")
+        message = f"{path}: {name} names an array inside or around another"
         node = tree
         for part in parts:
             node = node.setdefault(part, {})
-            inner = isinstance(node, dict)
-            checks.require(inner, f"{path} has an array above another, {name}")
-        checks.require(last not in node, f"{path} has an array above another, {name}")
+            checks.require(isinstance(node, dict), message)
+        checks.require(last not in node, message)
         node[last] = value
     return _sequences(tree)
 
