@@ -2,17 +2,20 @@
 
 import json
 import shutil
+import types
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import diffjax as dj
 from diffjax.interop import diffusers
 from experiments.import_model import __main__ as import_model
-from experiments.import_model import ranking
+from experiments.import_model import compare, ranking
 from experiments.import_model.__main__ import Config
-from experiments.import_model.parts import open_conditions, open_parts
+from experiments.import_model.parts import Conditions, open_conditions, open_parts
 from tests.diffusers_models import model_of
 from tests.golden.diffusers_rows import CODER, DIT, ROWS, TEXT
 
@@ -72,11 +75,76 @@ def test_a_guided_latent_model_is_scored_and_ranked(latent, tmp_path):
     config = Config(latent, out=tmp_path, guidance=2.0, classes=(1,), **SMALL)
     results = import_model.run(config)
     assert np.isfinite(results["bits_per_dim_of_latents"])
-    assert [row["solver"] for row in results["ranking"]] != []
     stored = json.loads((tmp_path / "metrics.json").read_text())
-    assert stored["nats"] == results["nats"]
+    ranked = sorted((row["solver"], row["evaluations"]) for row in stored["ranking"])
+    # One evaluation per step of each.
+    assert ranked == [("ddim", 3), ("the scheduler", 3)]
     for name in ("errors.png", "config.json"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "solver, of_scheduler", [("ddim", [(4, 4), (8, 8)]), ("heun", [(3, 2), (7, 4)])]
+)
+def test_candidates_take_the_most_steps_that_their_evaluations_allow(
+    text, solver, of_scheduler
+):
+    """Heun's method has two evaluations per step and one on the step to 0."""
+    chosen = {"candidates": ("heun", "ddim", "rk4"), "budgets": (4, 8)}
+    config = Config(text, **SMALL | chosen)
+    parts = open_parts(config)._replace(solver=import_model.solvers.make(solver))
+    runs = list(ranking.candidates(config, parts))
+    counts = [(run.name, run.evaluations, len(run.grid) - 1) for run in runs]
+    assert counts == [
+        ("heun", 3, 2),
+        ("ddim", 4, 4),
+        ("the scheduler", *of_scheduler[0]),
+        ("heun", 7, 4),
+        ("ddim", 8, 8),
+        ("rk4", 5, 2),
+        ("the scheduler", *of_scheduler[1]),
+    ]
+    for run in runs:
+        assert run.grid[-1] == 0
+        steps = len(run.grid) - 1
+        assert run.evaluations == run.solver.evaluations(steps, to_zero=True)
+
+
+@pytest.mark.parametrize("name", ["ddim", "heun", "rk4", "picard", "restart"])
+def test_a_chosen_solver_takes_exactly_the_steps_of_the_flags(name):
+    solver = import_model.solvers.make(name)
+    assert len(ranking.grid_of(CHAIN, solver, 20)) == 21
+
+
+def test_a_coarse_reference_ranks_nothing(capsys):
+    rows = [ranking.Row("ddim", 8, 0.3), ranking.Row("heun", 15, 0.1)]
+    import_model.print_ranking(rows, 0.2)
+    printed = capsys.readouterr().out
+    assert "within 8 evaluations take ddim" in printed
+    assert "within 15 evaluations the reference is too coarse" in printed
+
+
+@pytest.fixture
+def known(text):
+    """The parts of a model with a denoiser of one condition, by hand."""
+    parts = open_parts(Config(text, **SMALL))
+    denoiser = jax.tree_util.Partial(lambda x, t, condition: 0.1 * condition[0] + 0 * x)
+    return parts._replace(schedule=dj.schedules.vp_linear(), shape=(2, 2, 3)), denoiser
+
+
+def test_images_take_the_conditions_of_samples_in_turn(known, tmp_path):
+    parts, denoiser = known
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 2, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    config = Config(tmp_path, images=tmp_path / "images.npy", **SMALL | {"scored": 3})
+    x = import_model.scored_examples(config, parts, np.zeros((2, 2, 2, 3)))
+    assert len(x) == 3
+
+    def score(*values):
+        rows = (np.asarray(values, np.float32),)
+        return import_model.score(config, parts, denoiser, Conditions(rows, None), x)
+
+    assert score(-1, 3) == score(-1, 3, -1) != score(-1, 3, 3)
 
 
 def test_guided_samples_are_those_of_the_guided_denoiser(latent):
@@ -115,6 +183,8 @@ def test_texts_come_from_a_file_in_turn(text, tmp_path):
         ({"candidates": ("magic",)}, "solver must be one of"),
         ({"samples": 0}, "samples must be at least 1"),
         ({"budgets": (1,)}, "budgets must be at least 2"),
+        ({"candidates": ("adaptive(1e-2)",)}, "fixed numbers of evaluations"),
+        ({"solver": "ddim", "steps": 1}, "steps must be at least 2"),
     ],
 )
 def test_flags_that_do_not_fit_raise_before_anything_runs(
@@ -129,17 +199,95 @@ def test_flags_that_do_not_fit_raise_before_anything_runs(
 def test_texts_of_another_length_raise(text, tmp_path):
     np.savez(tmp_path / "wide.npz", text=np.zeros((1, 5, 7)))
     config = Config(text, embeddings=tmp_path / "wide.npz", **SMALL)
-    with pytest.raises(ValueError, match="text must have shape"):
+    message = r"text must have shape \(5, 6\) or \(N, 5, 6\), got \(1, 5, 7\)"
+    with pytest.raises(ValueError, match=message):
         open_conditions(config, open_parts(config).model)
-    np.savez(tmp_path / "texts.npz", text=np.zeros((1, 5, 6)))
-    config = Config(text, embeddings=tmp_path / "texts.npz", guidance=2.0, **SMALL)
-    with pytest.raises(ValueError, match="guidance needs null_text"):
-        open_conditions(config, open_parts(config).model)
+
+
+class Conditional(NamedTuple):
+    """A model of which only the conditions matter."""
+
+    condition_shapes: dict[str, tuple[int, ...]]
+    options: dict[str, Any] = {}
+
+
+XL = Conditional({"text": (4, 6), "pooled": (3,), "sizes": (2,)})
+"""The conditions of Stable Diffusion XL."""
+
+
+@pytest.mark.parametrize(
+    "model, arrays, message",
+    [
+        (Conditional({}), {}, "guidance needs a model with conditions"),
+        (XL, {}, "guidance needs null_text, null_pooled in the file of --embed"),
+        (XL, {"null_text": (5, 6)}, "guidance needs null_pooled in the file"),
+        (
+            XL,
+            {"null_text": (1, 5, 6), "null_pooled": (3,)},
+            r"null_text must have shape \(5, 6\), got \(1, 5, 6\)",
+        ),
+        (
+            Conditional({"class": ()}, {"num_class_embeds": None}),
+            {},
+            "guidance needs null_class in the file",
+        ),
+    ],
+)
+def test_guidance_needs_the_null_of_every_text_and_class(
+    tmp_path, model, arrays, message
+):
+    arrays = {"text": (5, 6), "pooled": (3,), "sizes": (2,)} | arrays
+    values = {name: np.zeros(shape) for name, shape in arrays.items()}
+    np.savez(tmp_path / "conditions.npz", **values)
+    config = Config(
+        tmp_path, embeddings=tmp_path / "conditions.npz", guidance=2.0, **SMALL
+    )
+    with pytest.raises(ValueError, match=message):
+        open_conditions(config, model)
+
+
+def test_the_null_condition_keeps_the_sizes_of_each_sample(known, tmp_path):
+    """The denoiser is the sum of its conditions."""
+    sizes = np.asarray([[1.0, 2.0], [10.0, 20.0]])
+    np.savez(
+        tmp_path / "conditions.npz",
+        text=np.ones((5, 6)),
+        null_text=np.zeros((5, 6)),
+        pooled=np.ones(3),
+        null_pooled=np.zeros(3),
+        sizes=sizes,
+    )
+    config = Config(
+        tmp_path, embeddings=tmp_path / "conditions.npz", guidance=2.0, **SMALL
+    )
+    conditions = open_conditions(config, XL)
+    parts, _ = known
+    total = lambda x, t, *condition: 0 * x + sum(jnp.sum(c) for c in condition)
+    model = types.SimpleNamespace(
+        denoiser=lambda schedule, kind: jax.tree_util.Partial(total)
+    )
+    guided = import_model.conditional(config, parts._replace(model=model), conditions)
+    for i in range(2):
+        row = jax.tree.map(lambda value, i=i: value[i], conditions.rows)
+        # (1 − γ) (0 + 0 + sizes) + γ (30 + 3 + sizes) of γ = 2
+        expected = 2 * 33 + sizes[i].sum()
+        assert guided(jnp.zeros(()), 0.5, row) == expected
+    null = compare.null_rows(conditions)
+    np.testing.assert_array_equal(null[2], sizes)
+    assert null[0].shape == (2, 5, 6)
 
 
 def test_a_folder_without_its_parts_raises(tmp_path):
-    with pytest.raises(FileNotFoundError, match="scheduler_config.json"):
+    message = "there is no .*scheduler_config.json: pass --folder of a pipeline, or"
+    with pytest.raises(FileNotFoundError, match=message):
         import_model.run(Config(tmp_path / "nowhere", out=tmp_path / "out", **SMALL))
+
+
+def test_a_pipeline_with_two_denoising_networks_raises(latent, tmp_path):
+    folder = shutil.copytree(latent, tmp_path / "pipeline")
+    shutil.copytree(folder / "transformer", folder / "unet")
+    with pytest.raises(ValueError, match="has both unet and transformer"):
+        open_parts(Config(folder, **SMALL))
 
 
 def test_grids_of_a_flow_reach_both_ends():

@@ -11,17 +11,17 @@ or of one model with --scheduler. It writes samples of the scheduler's own solve
 score in bits per dimension, and the errors of solvers on this model. Latents are
 decoded by the autoencoder. Neither torch nor diffusers is imported without --compare.
 
-- The score is log p along the probability flow, with Hutchinson's estimate of the
-  divergence. For images of 256 levels it is a bound of the code length in bits/dim,
-  of the file --images or else of the model's own samples. For latents it is the
-  density at the least noise of the schedule, in nats and bits per dimension.
+- The score is log p along the probability flow of the denoiser in use, guidance
+  included. For images it bounds the code length in bits per dimension. Images come
+  from --images, otherwise from the model's own samples. For latents it is the density
+  at the least noise of the schedule, in nats and bits per dimension.
 - Errors of solvers are root mean squares over samples and entries, in units of the
   state, against RK4 on a fine grid of the model's own flow. The error of that
   reference is its difference from UniPC with as many evaluations.
 - --compare runs diffusers beside it from the same noise, and prints the greatest
   difference of the samples and the seconds of both, without compilation.
-- Where the scheduler clips denoised samples, so does the sampling here. DDIM of
-  diffusers then keeps the noise of the unclipped output, and its samples differ.
+- Where the scheduler clips denoised samples, so does sampling here. DDIM of diffusers
+  clips the sample but not the noise that it steps with, so samples differ.
 
 Texts are given as embeddings. texts.npz holds `text` (N, L, D), as a text encoder
 returns it, and `null_text` (L, D) for guidance. A model of Stable Diffusion XL takes
@@ -53,6 +53,7 @@ from experiments.import_model.parts import (
     conditional,
     open_conditions,
     open_parts,
+    scheduler_grid,
 )
 from experiments.shared import cli, files, scoring, solvers
 from experiments.shared.figures import image_grid, save_figure
@@ -98,7 +99,9 @@ class Config:
     compare: bool = False
     """Whether to run diffusers beside it."""
     images: pathlib.Path | None = None
-    """.npy file of 8-bit images (N, H, W, C) to score."""
+    """.npy file of 8-bit images (N, H, W, C) to score. Image i has the condition of
+    sample i, in turn.
+    """
     scored: int = 4
     """Examples that are scored. 0 for no score."""
     likelihood_steps: int = 32
@@ -108,7 +111,7 @@ class Config:
     starts: int = 4
     """Samples on which solvers are ranked. 0 for no ranking."""
     budgets: tuple[int, ...] = (8, 16)
-    """Evaluations at which solvers are ranked."""
+    """Evaluations within which solvers are ranked."""
     candidates: tuple[str, ...] = ("ddim", "dpmpp_2m", "ipndm(2)", "unipc(3)")
     """Solvers that are ranked, besides the scheduler's."""
     reference: int = 48
@@ -120,13 +123,17 @@ def check(config: Config) -> None:
     least = {
         1: ("samples", "steps", "probes", "likelihood_steps"),
         0: ("scored", "starts"),
-        2: ("reference",),
+        2: ("reference",) if config.solver is None else ("reference", "steps"),
     }
     for minimum, names in least.items():
         for name in names:
             dj.checks.integer(name, getattr(config, name), minimum)
     for name in (*config.candidates, *([config.solver] if config.solver else [])):
         dj.checks.choice("solver", name, solvers.SOLVERS)
+    for name in config.candidates:
+        countable = solvers.make(name).evaluations(1) is not None
+        message = f"candidates must have fixed numbers of evaluations, got {name}"
+        dj.checks.require(countable, message)
     for budget in config.budgets:
         dj.checks.integer("budgets", budget, 2)
 
@@ -146,13 +153,7 @@ def draw(
       "samples" (N, H, W, C), "seconds" of a second run without compilation, and
       with --compare "peer" and "peer_seconds".
     """
-    if config.solver is None:
-        shift = {} if config.mu is None else {"mu": config.mu}
-        solver, grid = parts.solver, parts.grid(config.steps, **shift)
-    else:
-        solver = solvers.make(config.solver)
-        cost = dj.grids.cost_of_step(solver) or 1
-        grid = ranking.grid_of(parts.schedule, solver, config.steps * cost + 1)
+    solver, grid = _solver_and_grid(config, parts)
     if parts.grid.options.get("clip_sample"):
         bound = parts.grid.options["clip_sample_range"]
         denoiser = dj.guidance.static_threshold(denoiser, -bound, bound)
@@ -174,14 +175,27 @@ def draw(
         )
     )
     arguments = denoiser, parts.schedule, noise * scale, conditions.rows
-    samples = np.asarray(sample(*arguments))
-    start = time.perf_counter()
-    jax.block_until_ready(sample(*arguments))
-    drawn = {"samples": samples, "seconds": time.perf_counter() - start}
+    drawn = _timed(sample, arguments)
     if config.compare:
         peer, seconds = compare.peer_samples(config, parts, conditions, noise)
         drawn |= {"peer": peer, "peer_seconds": seconds}
     return drawn
+
+
+def _solver_and_grid(config, parts):
+    """The solver and grid of the flags, or else of the scheduler."""
+    if config.solver is None:
+        return parts.solver, scheduler_grid(config, parts, config.steps)
+    solver = solvers.make(config.solver)
+    return solver, ranking.grid_of(parts.schedule, solver, config.steps)
+
+
+def _timed(sample, arguments):
+    """Samples, and the seconds of a second run."""
+    samples = np.asarray(sample(*arguments))
+    start = time.perf_counter()
+    jax.block_until_ready(sample(*arguments))
+    return {"samples": samples, "seconds": time.perf_counter() - start}
 
 
 def decoded(parts: Parts, samples: np.ndarray) -> np.ndarray:
@@ -201,19 +215,36 @@ def score(
       config: The flags.
       parts: The parts of the model.
       denoiser: The denoiser (x, t, condition).
-      conditions: Of the examples.
+      conditions: Of the samples. The examples take them in turn.
       x: (N, H, W, C), images in [−1, 1] or latents.
 
     Returns:
       Means over examples and their standard error.
     """
+    log_p = jax.jit(_log_p(config, parts))
+    keys = jax.random.split(jax.random.key(config.seed + 2), len(x))
+    state, values = (denoiser, parts.schedule), []
+    with cli.progress(len(x), label="score", unit="example") as bar:
+        for i, (key, example) in enumerate(zip(keys, x, strict=True)):
+            condition = _row(conditions.rows, i)
+            values.append(float(log_p(state, key, example, condition)))
+            bar.update(1)
+    return _summary(np.asarray(values), x[0].size, parts.coder is not None)
+
+
+def _row(rows, i):
+    """The condition of example i. They are taken in turn."""
+    return jax.tree.map(lambda value: value[i % len(value)], rows)
+
+
+def _log_p(config, parts):
+    """The function of one example that `score` calls."""
     finite = dj.schedules.is_finite(parts.schedule)
-    fine = scoring.likelihood_grid if finite else dj.grids.uniform
-    grid = fine(parts.schedule, config.likelihood_steps)
+    grid_of = scoring.likelihood_grid if finite else dj.grids.uniform
     settings = {
         "divergence": "hutchinson_forward",
         "probes": config.probes,
-        "grid": grid,
+        "grid": grid_of(parts.schedule, config.likelihood_steps),
     }
 
     def log_p(state, key, x, condition):
@@ -227,18 +258,7 @@ def score(
             key, bound, schedule, x, levels=LEVELS, **settings
         )
 
-    keys = jax.random.split(jax.random.key(config.seed + 2), len(x))
-    rows = jax.tree.map(lambda value: value[: len(x)], conditions.rows)
-    program = jax.jit(jax.vmap(log_p, (None, 0, 0, None if rows is None else 0)))
-    values, state = [], (denoiser, parts.schedule)
-    with cli.progress(len(x), label="score", unit="example") as bar:
-        for i in range(len(x)):
-            one = jax.tree.map(lambda value: value[i : i + 1], rows)  # noqa: B023
-            values += np.asarray(
-                program(state, keys[i : i + 1], x[i : i + 1], one)
-            ).tolist()
-            bar.update(1)
-    return _summary(np.asarray(values), x[0].size, parts.coder is not None)
+    return log_p
 
 
 def _summary(log_p, size, latent):
@@ -318,7 +338,7 @@ def draw_figures(
 
 
 def print_ranking(rows: list[ranking.Row], floor: float) -> None:
-    """Print the errors, and the best solver for each number of evaluations.
+    """Print the errors, and the best solver within each number of evaluations.
 
     Args:
       rows: Of the ranking.
@@ -328,14 +348,14 @@ def print_ranking(rows: list[ranking.Row], floor: float) -> None:
     for row in rows:
         print(f"{row.solver:16}{row.evaluations:12}{row.error:12.2e}")
     print(f"error of the reference {floor:.1e}")
-    for budget in dict.fromkeys(row.evaluations for row in rows):
-        best = min((r for r in rows if r.evaluations == budget), key=lambda r: r.error)
+    for count in dict.fromkeys(row.evaluations for row in rows):
+        best = min((r for r in rows if r.evaluations <= count), key=lambda r: r.error)
         if best.error > floor:
-            print(f"at {budget} evaluations take {best.solver}")
+            print(f"within {count} evaluations take {best.solver}")
         else:
             print(
-                f"at {budget} evaluations the reference is too coarse to rank solvers: "
-                "raise --reference"
+                f"within {count} evaluations the reference is too coarse to rank "
+                "solvers: raise --reference"
             )
 
 
@@ -362,14 +382,7 @@ def run(config: Config) -> dict[str, Any]:
         "sampling_seconds": drawn["seconds"],
     }
     if config.compare:
-        peer, samples = drawn["peer"], drawn["samples"]
-        results["peer_seconds"] = drawn["peer_seconds"]
-        size = float(np.sqrt(np.mean(peer**2)))
-        difference = float(np.abs(peer - samples).max()) / size
-        results["greatest_difference"] = difference
-        print(
-            f"greatest difference from diffusers {difference:.1e} of the samples' size"
-        )
+        results |= _difference(drawn)
     draw_figures(config, images, [], 0.0)
     if config.scored:
         x = scored_examples(config, parts, drawn["samples"])
@@ -385,6 +398,17 @@ def run(config: Config) -> dict[str, Any]:
     results["seconds"] = clock.laps
     files.write_results(config.out, results)
     return results
+
+
+def _difference(drawn):
+    """The greatest difference from diffusers' samples, in units of their size."""
+    size = float(np.sqrt(np.mean(drawn["peer"] ** 2)))
+    difference = float(np.abs(drawn["peer"] - drawn["samples"]).max()) / size
+    print(f"greatest difference from diffusers {difference:.1e} of the samples' size")
+    return {
+        "peer_seconds": drawn["peer_seconds"],
+        "greatest_difference": difference,
+    }
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import diffjax as dj
 from experiments.import_model.parts import Conditions, Parts
 
-__all__ = ["check", "peer_samples", "start_scale"]
+__all__ = ["check", "null_rows", "peer_samples", "start_scale"]
 
 KEYWORDS = {
     "text": "encoder_hidden_states",
@@ -28,7 +28,8 @@ def check(parts: Parts) -> None:
       parts: The parts of the model.
 
     Raises:
-      ValueError: If a library is missing or the scheduler draws noise.
+      ValueError: If a library is missing, the scheduler draws noise or --solver is
+        set.
     """
     missing = [n for n in ("torch", "diffusers") if not importlib.util.find_spec(n)]
     message = (
@@ -91,7 +92,7 @@ def peer_samples(
     model = cls.from_pretrained(parts.model_folder, variant=config.variant).eval()
     scheduler = _scheduler(config, parts)
     keywords = _keywords(torch, parts, conditions.rows)
-    null = _keywords(torch, parts, _repeated(conditions, len(noise)))
+    null = _keywords(torch, parts, null_rows(conditions))
     x = torch.tensor(np.moveaxis(noise, 3, 1))
     x = x * getattr(scheduler, "init_noise_sigma", 1.0)
     channels, start = x.shape[1], time.perf_counter()
@@ -108,10 +109,14 @@ def peer_samples(
     return np.moveaxis(x.numpy(), 1, 3), seconds
 
 
-def _repeated(conditions, count):
+def null_rows(conditions: Conditions) -> tuple[np.ndarray, ...] | None:
+    """The null conditions of all samples."""
     if conditions.null is None:
         return None
-    return tuple(np.stack([value] * count) for value in conditions.null)
+    return tuple(
+        rows if null is None else np.stack([null] * len(rows))
+        for null, rows in zip(conditions.null, conditions.rows, strict=True)
+    )
 
 
 def _keywords(torch, parts, rows):

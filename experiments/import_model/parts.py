@@ -10,13 +10,23 @@ import diffjax as dj
 from diffjax.interop import diffusers
 from diffjax.types import pytree
 
-__all__ = ["Conditions", "Parts", "conditional", "open_conditions", "open_parts"]
+__all__ = [
+    "Conditions",
+    "Parts",
+    "conditional",
+    "open_conditions",
+    "open_parts",
+    "scheduler_grid",
+]
 
 MODELS = ("unet", "transformer")
 """Subfolders of a pipeline that hold its denoising network."""
 
 USED = (*MODELS, "vae")
 """Subfolders whose network is used."""
+
+WITH_NULL = ("text", "class", "pooled")
+"""Conditions of which guidance needs a null. The others stay those of the sample."""
 
 
 class Parts(NamedTuple):
@@ -59,8 +69,7 @@ def open_parts(config: Any) -> Parts:
       ValueError: If a part is not supported.
     """
     folder = config.folder
-    names = [name for name in MODELS if (folder / name / "config.json").is_file()]
-    model_folder = folder / names[0] if names else folder
+    model_folder = _model_folder(folder)
     scheduler_folder = config.scheduler or folder / "scheduler"
     _check_scheduler(scheduler_folder)
     schedule, kind, grid = diffusers.load_scheduler(
@@ -71,24 +80,40 @@ def open_parts(config: Any) -> Parts:
         solver = diffusers.solver(scheduler_folder, config.scheduler_class)
     _check_others(folder)
     model = diffusers.load(model_folder, variant=config.variant)
-    coder_folder = folder / "vae"
-    has_coder = (coder_folder / "config.json").is_file()
-    coder = diffusers.load(coder_folder, variant=config.variant) if has_coder else None
     is_network = not isinstance(model, diffusers.Autoencoder)
     message = f"{model_folder} holds an autoencoder, not a network that denoises"
     dj.checks.require(is_network, message)
     _check_channels(model.options)
+    sides = _sides(config.size, model.options)
     return Parts(
-        model,
-        coder,
-        schedule,
-        kind,
-        grid,
-        solver,
-        model_folder,
-        scheduler_folder,
-        (*_sides(config.size, model.options), model.options["in_channels"]),
+        model=model,
+        coder=_coder(folder / "vae", config.variant),
+        schedule=schedule,
+        kind=kind,
+        grid=grid,
+        solver=solver,
+        model_folder=model_folder,
+        scheduler_folder=scheduler_folder,
+        shape=(*sides, model.options["in_channels"]),
     )
+
+
+def _model_folder(folder):
+    """The subfolder of a pipeline that holds its denoising network, or the folder."""
+    names = [name for name in MODELS if (folder / name / "config.json").is_file()]
+    message = (
+        f"{folder} has both {' and '.join(names)}: pass --folder of one of them, and "
+        "--scheduler"
+    )
+    dj.checks.require(len(names) <= 1, message)
+    return folder / names[0] if names else folder
+
+
+def _coder(folder, variant):
+    """The autoencoder of a pipeline, or None if it has none."""
+    if not (folder / "config.json").is_file():
+        return None
+    return diffusers.load(folder, variant=variant)
 
 
 def _check_scheduler(folder):
@@ -134,7 +159,8 @@ class Conditions(NamedTuple):
     Attributes:
       rows: Arrays in the order of the model, with a leading axis of samples, or
         None without conditions.
-      null: The same of no condition, of one example, or None if it is unknown.
+      null: The null condition of one example, or None if there is none. An entry
+        is None where that of the sample stays, as for sizes.
     """
 
     rows: tuple[Any, ...] | None
@@ -154,32 +180,37 @@ def open_conditions(config: Any, model: Any) -> Conditions:
     Raises:
       FileNotFoundError: If there is no such file.
       ValueError: If a condition is missing or has another shape, if a class index
-        is out of range, or if guidance has no null condition.
+        is out of range, or if guidance lacks a null condition.
     """
     shapes = model.condition_shapes
     file = _arrays(config.embeddings)
-    if shapes.get("class") == () and "class" not in file:
-        file["class"] = np.asarray(config.classes)
+    if shapes.get("class") == ():
+        file.setdefault("class", np.asarray(config.classes))
         if "num_embeds_ada_norm" in model.options:
-            file["null_class"] = np.asarray(model.options["num_embeds_ada_norm"])
+            last = np.asarray(model.options["num_embeds_ada_norm"])
+            file.setdefault("null_class", last)
     missing = [name for name in shapes if name not in file]
     message = f"--embeddings needs a file with {missing} for a model with {shapes}"
     dj.checks.require(not missing, message)
     if shapes.get("class") == ():
         _check_classes(file["class"], model.options)
     rows = tuple(_rows(name, file[name], shapes[name], config) for name in shapes)
-    null = None
-    if shapes and any(f"null_{name}" in file for name in shapes):
-        # What has no null, such as sizes, is kept.
-        null = tuple(
-            np.asarray(file.get(f"null_{name}", row[0]))
-            for name, row in zip(shapes, rows, strict=True)
-        )
-    guided = config.guidance is None or null is not None
-    words = ", ".join(f"null_{name}" for name in shapes) or "a condition"
-    message = f"guidance needs {words} in the file of --embeddings"
-    dj.checks.require(guided, message)
+    null = None if config.guidance is None else _null(file, shapes)
     return Conditions(rows if shapes else None, null)
+
+
+def _null(file, shapes):
+    """The null condition that guidance needs."""
+    dj.checks.require(bool(shapes), "guidance needs a model with conditions")
+    needed = [f"null_{name}" for name in shapes if name in WITH_NULL]
+    missing = ", ".join(name for name in needed if name not in file)
+    message = f"guidance needs {missing} in the file of --embeddings"
+    dj.checks.require(not missing, message)
+    entries = {name: file.get(f"null_{name}") for name in shapes}
+    for name, value in entries.items():
+        if value is not None:
+            _check_shape(f"null_{name}", value, (_shape(name, value, shapes[name]),))
+    return tuple(entries.values())
 
 
 def _arrays(path):
@@ -211,15 +242,28 @@ def _check_classes(classes, options):
         dj.checks.require(fits, message)
 
 
+def _shape(name, value, shape):
+    """The shape of one example. Texts may have any length."""
+    any_length = name == "text" and value.ndim >= 2
+    return (value.shape[-2], shape[-1]) if any_length else shape
+
+
+def _check_shape(name, value, shapes):
+    """Raise ValueError unless a value has one of the shapes, where -1 is any size."""
+    fits = value.size > 0 and any(
+        value.ndim == len(shape)
+        and all(n in (-1, m) for n, m in zip(shape, value.shape, strict=True))
+        for shape in shapes
+    )
+    words = " or ".join(str(shape).replace("-1", "N") for shape in shapes)
+    dj.checks.require(fits, f"{name} must have shape {words}, got {value.shape}")
+
+
 def _rows(name, value, shape, config):
     """Rows for all samples, from one row for all or some in turn."""
     value = np.asarray(value)
-    if name == "text" and value.ndim >= 2:
-        shape = (value.shape[-2], shape[-1])
-    fits = value.shape[-len(shape) :] == shape if shape else True
-    fits = fits and value.ndim in (len(shape), len(shape) + 1)
-    message = f"{name} must have shape {shape} or (N, …) of it, got {value.shape}"
-    dj.checks.require(fits and value.size > 0, message)
+    shape = _shape(name, value, shape)
+    _check_shape(name, value, (shape, (-1, *shape)))
     value = value[None] if value.ndim == len(shape) else value
     return value[np.arange(config.samples) % len(value)]
 
@@ -235,14 +279,16 @@ class _WithTuple:
 
 
 @pytree
-class _WithoutCondition:
-    """A denoiser under the null condition."""
+class _WithNull:
+    """A denoiser under the null condition, whose other entries are the sample's."""
 
     denoiser: Any
     null: Any
 
-    def __call__(self, x, t):
-        return self.denoiser(x, t, *self.null)
+    def __call__(self, x, t, condition):
+        pairs = zip(self.null, condition, strict=True)
+        null = [kept if entry is None else entry for entry, kept in pairs]
+        return self.denoiser(x, t, *null)
 
 
 def conditional(config: Any, parts: Parts, conditions: Conditions) -> Any:
@@ -259,8 +305,23 @@ def conditional(config: Any, parts: Parts, conditions: Conditions) -> Any:
     denoiser = parts.model.denoiser(parts.schedule, parts.kind)
     if config.guidance is None:
         return _WithTuple(denoiser)
-    return dj.guidance.classifier_free(
-        _WithTuple(denoiser),
-        _WithoutCondition(denoiser, conditions.null),
-        config.guidance,
+    # Classifier-free guidance has the same formula, but gives the condition to one
+    # of the two alone. Here the null one takes the sizes from it.
+    return dj.guidance.autoguidance(
+        _WithTuple(denoiser), _WithNull(denoiser, conditions.null), config.guidance
     )
+
+
+def scheduler_grid(config: Any, parts: Parts, steps: int) -> Any:
+    """The times at which the scheduler steps, with the shift of the flags.
+
+    Args:
+      config: The flags.
+      parts: Has the grid of the scheduler.
+      steps: Number of steps.
+
+    Returns:
+      Decreasing times.
+    """
+    shift = {} if config.mu is None else {"mu": config.mu}
+    return parts.grid(steps, **shift)

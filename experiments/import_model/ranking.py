@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 import diffjax as dj
-from experiments.import_model.parts import Parts
+from experiments.import_model.parts import Parts, scheduler_grid
 from experiments.shared import cli, scoring, solvers
 
-__all__ = ["Row", "grid_of", "rank"]
+__all__ = ["Candidate", "Row", "candidates", "grid_of", "rank"]
 
 NEAR_ZERO = 1e-3
 """Least σ, and α, of a flow's times between its ends."""
@@ -35,24 +35,44 @@ class Row(NamedTuple):
     error: float
 
 
-def grid_of(schedule: Any, solver: Any, evaluations: int) -> Any:
+class Candidate(NamedTuple):
+    """A solver on a grid.
+
+    Attributes:
+      name: Its name.
+      evaluations: Of the denoiser, per sample.
+      solver: The solver.
+      grid: Decreasing times.
+    """
+
+    name: str
+    evaluations: int
+    solver: Any
+    grid: Any
+
+
+def grid_of(schedule: Any, solver: Any, steps: int) -> Any:
     """The recommended grid of a solver, with a last step to noise 0.
 
     Args:
       schedule: The noise schedule.
       solver: The solver.
-      evaluations: Of the denoiser, the last step's included.
+      steps: Number of steps, 2 or more, the last included.
 
     Returns:
-      Decreasing times.
+      Decreasing times, (steps + 1,).
     """
-    if isinstance(schedule, dj.schedules.RectifiedFlow):
+    is_flow = isinstance(schedule, dj.schedules.RectifiedFlow)
+    inner = schedule
+    if is_flow:
         # α is 0 at its noisiest time, where no log-SNR is finite.
         inner = dj.schedules.rectified_flow(t_min=NEAR_ZERO, t_max=1 - NEAR_ZERO)
-        grid = dj.grids.recommended(inner, solver, evaluations - 1)
-        return dj.grids.to_zero(grid.at[0].set(schedule.t_max))
-    grid = dj.grids.recommended(schedule, solver, evaluations - 1)
-    return dj.grids.to_zero(grid)
+    cost = dj.grids.cost_of_step(solver)
+    if cost is None:
+        grid = dj.grids.log_snr(inner, steps - 1)
+    else:
+        grid = dj.grids.recommended(inner, solver, cost * (steps - 1))
+    return dj.grids.to_zero(grid.at[0].set(schedule.t_max) if is_flow else grid)
 
 
 def rank(
@@ -76,18 +96,21 @@ def rank(
     count = min(config.starts, config.samples)
     few = jax.tree.map(lambda value: value[:count], condition)
     run = functools.partial(_ends, config.seed + 1, count, parts, denoiser, few)
-    runs = list(_candidates(config, parts))
+    runs = list(candidates(config, parts))
     with cli.progress(len(runs) + 2, label="ranking", unit="solver") as bar:
-        reference = run(dj.solvers.rk4(), _fine(parts.schedule, config.reference))
+        rk4 = dj.solvers.rk4()
+        grid = _fine(parts.schedule, config.reference)
+        reference = run(rk4, grid)
         bar.update(1)
-        fine = dj.solvers.unipc(3)
-        grid = grid_of(parts.schedule, fine, 4 * config.reference)
-        floor = _distance(run(fine, grid), reference)
+        # One evaluation per step.
+        steps = rk4.evaluations(len(grid) - 1, to_zero=True)
+        unipc = dj.solvers.unipc(3)
+        floor = _distance(run(unipc, grid_of(parts.schedule, unipc, steps)), reference)
         bar.update(1)
         rows = []
-        for name, evaluations, solver, grid in runs:
-            error = _distance(run(solver, grid), reference)
-            rows.append(Row(name, evaluations, error))
+        for candidate in runs:
+            error = _distance(run(candidate.solver, candidate.grid), reference)
+            rows.append(Row(candidate.name, candidate.evaluations, error))
             bar.update(1)
     return sorted(rows, key=lambda row: (row.evaluations, row.error)), floor
 
@@ -96,22 +119,39 @@ def _fine(schedule, steps):
     """A fine grid with a last step to noise 0."""
     if dj.schedules.is_finite(schedule):
         return dj.grids.to_zero(scoring.likelihood_grid(schedule, steps))
-    return grid_of(schedule, dj.solvers.rk4(), 4 * steps + 1)
+    return grid_of(schedule, dj.solvers.rk4(), steps + 1)
 
 
-def _candidates(config, parts) -> Iterator[tuple[str, int, Any, Any]]:
+def candidates(config: Any, parts: Parts) -> Iterator[Candidate]:
+    """The solvers to rank, each on the longest grid of each budget.
+
+    Args:
+      config: The flags.
+      parts: The model with its schedule.
+
+    Yields:
+      Candidates. Those that cannot take two steps within a budget are left out.
+    """
     for budget in config.budgets:
         for name in config.candidates:
             solver = solvers.make(name)
-            cost = dj.grids.cost_of_step(solver) or 1
-            if budget > cost:
-                grid = grid_of(parts.schedule, solver, budget)
-                yield name, cost * (len(grid) - 2) + 1, solver, grid
-        deterministic = parts.solver is not None and not parts.solver.stochastic
-        if deterministic and config.mu is None:
-            grid = parts.grid(budget)
-            cost = dj.grids.cost_of_step(parts.solver) or 1
-            yield OWN, cost * (len(grid) - 1), parts.solver, grid
+            if solver.evaluations(2, to_zero=True) <= budget:
+                steps = dj.solvers.steps_within(solver, budget, to_zero=True)
+                evaluations = solver.evaluations(steps, to_zero=True)
+                grid = grid_of(parts.schedule, solver, steps)
+                yield Candidate(name, evaluations, solver, grid)
+        if parts.solver is not None and not parts.solver.stochastic:
+            yield _scheduler(config, parts, budget)
+
+
+def _scheduler(config, parts, budget):
+    """The folder's own scheduler with as many steps as fit."""
+    solver = parts.solver
+    to_zero = bool(scheduler_grid(config, parts, budget)[-1] == 0)
+    steps = dj.solvers.steps_within(solver, budget, to_zero)
+    grid = scheduler_grid(config, parts, steps)
+    evaluations = solver.evaluations(len(grid) - 1, to_zero)
+    return Candidate(OWN, evaluations, solver, grid)
 
 
 def _ends(seed, count, parts, denoiser, condition, solver, grid):
