@@ -14,8 +14,9 @@ from flax import linen as nn
 from flax import traverse_util
 
 from .. import checks
+from ..types import Array
 
-__all__ = ["from_tensors", "shapes", "tensor_shapes", "to_tensors"]
+__all__ = ["from_tensors", "parameter", "shapes", "tensor_shapes", "to_tensors"]
 
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 """Last part of a parameter's name in Linen and in torch, where they differ."""
@@ -66,6 +67,7 @@ def tensor_shapes(params: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
+@checks.arguments(dtype=checks.optional(checks.floating))
 def from_tensors(
     tensors: Mapping[str, np.ndarray], like: Any, network: str, dtype: Any = None
 ) -> dict[str, Any]:
@@ -75,13 +77,14 @@ def from_tensors(
       tensors: The state dict, every tensor of the network and no other.
       like: The parameters' shapes, see `shapes`.
       network: What the network is called, for messages.
-      dtype: Of the parameters. None for float32, or float64 where it is stored
-        and enabled in JAX.
+      dtype: The dtype of the parameters. None for float32, or float64 where it is
+        stored and enabled in JAX.
 
     Returns:
       A nested dict of arrays.
 
     Raises:
+      TypeError: If `dtype` is not a floating type.
       ValueError: If a tensor is missing, unknown, of another shape, or not of
         finite floating-point numbers.
     """
@@ -90,7 +93,10 @@ def from_tensors(
     checks.state_dict(network, tensors, expected, exact=True)
     flat = traverse_util.flatten_dict(like)
     return traverse_util.unflatten_dict(
-        {path: _parameter(path, tensors[_name(path)], dtype) for path in flat}
+        {
+            path: parameter(_ordered(path[-1], tensors[_name(path)], FROM_TORCH), dtype)
+            for path in flat
+        }
     )
 
 
@@ -103,9 +109,19 @@ def _current(name, expected):
     return name
 
 
-def _parameter(path, array, dtype):
+def parameter(array: np.ndarray, dtype: Any = None) -> Array:
+    """A parameter of a network from the array of a file.
+
+    Args:
+      array: Floating-point numbers.
+      dtype: The dtype of the parameter. None for float32, or float64 where it is
+        stored and enabled in JAX.
+
+    Returns:
+      The parameter.
+    """
     wide = np.promote_types(array.dtype, np.float32)
-    return jnp.asarray(_ordered(path[-1], array.astype(dtype or wide), FROM_TORCH))
+    return jnp.asarray(array.astype(dtype or wide))
 
 
 def to_tensors(params: Any) -> dict[str, np.ndarray]:

@@ -6,14 +6,11 @@ denoiser = model.denoiser(schedule)
 x = dj.sample(key, lambda x, t: denoiser(x, t, 207), schedule, shape=model.shape)
 """
 
-import pathlib
-from typing import Any
-
-from ... import ddpm, predictions, schedules
+from ... import checks, ddpm, predictions, schedules
 from ...schedules import Schedule
 from ...types import Array, ArrayLike, Scalar, pytree
 from ..diffusers.timesteps import AtTimestep
-from .transformers import Transformer, read
+from .transformers import Transformer
 
 __all__ = ["DiT", "load", "schedule"]
 
@@ -28,14 +25,15 @@ class DiT(Transformer):
         Args:
           x: (H, W, C), of the shape `shape`.
           t: The timestep, (). Fractions are allowed.
-          label: The class index, (). The number of classes stands for none.
+          label: The class index, (), from 0. Index K of K classes means no class.
 
         Returns:
           The noise and, where the network learned it, the variance of the reverse
           steps, as channels of (H, W, 2 C).
 
         Raises:
-          ValueError: If an input has another shape.
+          TypeError: If x is not of a floating type, or label not an integer.
+          ValueError: If an input has another shape, or label is out of range.
         """
         return self.output(x, t, label)
 
@@ -45,15 +43,18 @@ class DiT(Transformer):
         """The denoiser (x, t, label) -> E[x_0 | x_t = x], without the variance.
 
         Args:
-          schedule: The chain, see `schedule`.
+          schedule: A chain of betas, see `schedule`.
           kind: What the network predicts.
 
         Returns:
           The denoiser.
 
         Raises:
+          TypeError: If the schedule is not made by `schedules.from_betas`.
           ValueError: If `kind` is unknown.
         """
+        chain, maker = schedules.DiscreteChain, "schedules.from_betas"
+        checks.made_by("schedule", schedule, chain, maker)
         return predictions.denoiser(schedule, AtTimestep(self, schedule), kind)
 
 
@@ -62,31 +63,5 @@ def schedule() -> schedules.DiscreteChain:
     return schedules.from_betas(ddpm.linear_betas(1000))
 
 
-def load(
-    path: str | pathlib.Path,
-    *,
-    name: str | None = None,
-    heads: int | None = None,
-    dtype: Any = None,
-) -> DiT:
-    """Load a state dict of the repository DiT.
-
-    Args:
-      path: A file .safetensors or .npz with the names of the repository.
-      name: A published size, such as "DiT-XL/2". None for the sizes that the
-        tensors have.
-      heads: Number of heads of attention. None for that of the name, or of the
-        published size of this width.
-      dtype: Of the parameters. None for float32, or float64 where it is stored
-        and enabled in JAX.
-
-    Returns:
-      The model, a pytree callable (x, t, label) of one example.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      ValueError: If it is a pickle or damaged, the name or the number of heads is
-        wrong, or a tensor is missing, unknown, misshapen or not finite.
-    """
-    params, sizes = read(path, name, heads, dtype)
-    return DiT(params, sizes=sizes)
+load = DiT.load
+"""Load a state dict of the repository DiT, see `transformers.Transformer.load`."""

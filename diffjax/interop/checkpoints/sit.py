@@ -9,13 +9,12 @@ velocity dx/dt is the negative of dx/ds.
     x = dj.sample(key, lambda x, t: denoiser(x, t, 207), schedule, shape=model.shape)
 """
 
-import pathlib
 from typing import Any
 
 from ... import predictions, schedules
 from ...schedules import Schedule
 from ...types import Array, ArrayLike, Scalar, pytree
-from .transformers import Transformer, read
+from .transformers import Transformer
 
 __all__ = ["SiT", "load", "schedule"]
 
@@ -30,13 +29,14 @@ class SiT(Transformer):
         Args:
           x: (H, W, C), of the shape `shape`.
           t: A time in [0, 1], (), which grows with the noise.
-          label: The class index, (). The number of classes stands for none.
+          label: The class index, (), from 0. Index K of K classes means no class.
 
         Returns:
           dx/dt, shape of x.
 
         Raises:
-          ValueError: If an input has another shape.
+          TypeError: If x is not of a floating type, or label not an integer.
+          ValueError: If an input has another shape, or label is out of range.
         """
         return -_Reversed(self)(x, t, label)
 
@@ -77,31 +77,5 @@ def schedule() -> schedules.RectifiedFlow:
     return schedules.rectified_flow()
 
 
-def load(
-    path: str | pathlib.Path,
-    *,
-    name: str | None = None,
-    heads: int | None = None,
-    dtype: Any = None,
-) -> SiT:
-    """Load a state dict of the repository SiT.
-
-    Args:
-      path: A file .safetensors or .npz with the names of the repository.
-      name: A published size, such as "SiT-XL/2". None for the sizes that the
-        tensors have.
-      heads: Number of heads of attention. None for that of the name, or of the
-        published size of this width.
-      dtype: Of the parameters. None for float32, or float64 where it is stored
-        and enabled in JAX.
-
-    Returns:
-      The model, a pytree callable (x, t, label) of one example.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      ValueError: If it is a pickle or damaged, the name or the number of heads is
-        wrong, or a tensor is missing, unknown, misshapen or not finite.
-    """
-    params, sizes = read(path, name, heads, dtype)
-    return SiT(params, sizes=sizes)
+load = SiT.load
+"""Load a state dict of the repository SiT, see `transformers.Transformer.load`."""

@@ -4,7 +4,7 @@ import functools
 import math
 import pathlib
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,24 @@ from ...types import Array, ArrayLike, Scalar, pytree, static_field
 from .. import files, state_dicts
 from ..diffusers.layers import Table, sinusoids
 
-__all__ = ["PUBLISHED", "Sizes", "Transformer", "read"]
+__all__ = ["PUBLISHED", "Sizes", "Transformer"]
 
 TIME_FEATURES = 256
 
-SCALES = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16)}
-SCALES |= {"XL": (1152, 28, 16)}
+SCALES = {
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+}
+"""Width, depth and number of heads."""
 
 PUBLISHED = {
     f"{scale}/{patch}": {"width": w, "depth": d, "heads": h, "patch": patch}
     for scale, (w, d, h) in SCALES.items()
     for patch in (2, 4, 8)
 }
-"""Sizes by name (Peebles & Xie 2023, table 1)."""
+"""Sizes by name without the repository's (Peebles & Xie 2023, table 1)."""
 
 HEADS = {width: heads for width, _, heads in SCALES.values()}
 """Number of heads of the published widths, which no tensor shows."""
@@ -45,10 +50,10 @@ class Sizes(NamedTuple):
       heads: Heads of attention, a divisor of the width.
       patch: Side of a patch.
       side: Side of the images in patches.
-      channels: Of an image.
+      channels: Channels of an image.
       outputs: Channels of the output.
       hidden: Features within the feed-forward layers.
-      labels: Number of classes, with the one that stands for none.
+      labels: Number of class indices, with the one that means no class.
     """
 
     width: int
@@ -112,7 +117,7 @@ class Network(nn.Module):
 
         Args:
           x: (H, W, channels).
-          t: What its embedding of times receives, ().
+          t: The time as the repository counts it, ().
           label: The class index, ().
 
         Returns:
@@ -126,10 +131,10 @@ class Network(nn.Module):
         shape = (1, s.side**2, s.width)
         code = self.param("pos_embed", nn.initializers.zeros, shape)[0].astype(dtype)
         h = embed(x).reshape(-1, s.width) + code  # (side², width)
-        times = sinusoids(
-            jnp.asarray(t, dtype), TIME_FEATURES, cosine_first=True, shift=0
-        )
-        hidden = nn.silu(_dense(s.width, "t_embedder.mlp.0", times))
+        # bfloat16 has one value for the timesteps 996 … 998.
+        t = jnp.asarray(t, checks.promoted(dtype, jnp.float32))
+        times = sinusoids(t, TIME_FEATURES, cosine_first=True, shift=0)
+        hidden = nn.silu(_dense(s.width, "t_embedder.mlp.0", times.astype(dtype)))
         table = Table(s.labels, s.width, name="y_embedder.embedding_table")
         condition = _dense(s.width, "t_embedder.mlp.2", hidden)
         condition = condition + table(label).astype(dtype)
@@ -146,6 +151,8 @@ class Network(nn.Module):
 class Transformer:
     """A transformer with its parameters, of one example.
 
+    A subclass carries the name of its repository, "DiT" or "SiT".
+
     Attributes:
       params: Parameters, a nested dict of arrays by the names of the torch
         modules.
@@ -161,59 +168,68 @@ class Transformer:
         side = self.sizes.patch * self.sizes.side
         return side, side, self.sizes.channels
 
+    @classmethod
+    def load(
+        cls,
+        path: str | pathlib.Path,
+        *,
+        name: str | None = None,
+        heads: int | None = None,
+        dtype: Any = None,
+    ) -> Self:
+        """Load a state dict of the repository.
+
+        Args:
+          path: A file .safetensors or .npz with the names of the repository.
+          name: A published size, such as "DiT-XL/2" or "SiT-XL/2". None for the
+            sizes that the tensors have.
+          heads: Number of heads of attention. None for that of the name, or of the
+            published size of this width.
+          dtype: The dtype of the parameters. None for float32, or float64 where it
+            is stored and enabled in JAX.
+
+        Returns:
+          The model, a pytree callable (x, t, label) of one example.
+
+        Raises:
+          FileNotFoundError: If there is no such file.
+          TypeError: If `dtype` is not a floating type.
+          ValueError: If it is a pickle or damaged, the name is not one of the
+            repository, the number of heads is not known or does not divide the
+            width, or a tensor is missing, unknown, misshapen or not finite.
+        """
+        published = {f"{cls.__name__}-{size}": v for size, v in PUBLISHED.items()}
+        if name is not None:
+            checks.choice("name", name, published)
+        tensors = files.read(path)
+        sizes = _sizes(path, tensors, published.get(name, {}), heads)
+        network = f"{name or 'the transformer'} of {path}"
+        like = _parameter_shapes(sizes)
+        params = state_dicts.from_tensors(tensors, like, network, dtype)
+        return cls(params, sizes=sizes)
+
     def output(self, x: ArrayLike, t: Scalar, label: ArrayLike) -> Array:
         """The output of the network at the time of the repository.
 
         Args:
           x: One example, of the shape `shape`.
-          t: The time as the network receives it, ().
-          label: The class index, (). The number of classes stands for none.
+          t: The time as the repository counts it, ().
+          label: The class index, (), from 0. Index K of K classes means no class.
 
         Returns:
           (H, W, outputs), in x's dtype.
 
         Raises:
-          ValueError: If x, t or label has another shape.
+          TypeError: If x is not of a floating type, or label not an integer.
+          ValueError: If x, t or label has another shape, or label is out of range.
         """
         x, label = jnp.asarray(x), jnp.asarray(label)
+        checks.floating("the dtype of x", x.dtype)
         checks.one_of_shapes("x", x, [self.shape])
         checks.one_of_shapes("t", t, [()])
         checks.one_of_shapes("label", label, [()])
         network = Network(self.sizes)
         return network.apply({"params": self.params}, x, t, label)  # type: ignore
-
-
-def read(
-    path: str | pathlib.Path, name: str | None, heads: int | None, dtype: Any
-) -> tuple[dict[str, Any], Sizes]:
-    """Parameters and sizes of a transformer from its state dict.
-
-    Args:
-      path: A file .safetensors or .npz.
-      name: A name such as "DiT-XL/2". None for the sizes of the tensors.
-      heads: Number of heads. None for that of the name or the width.
-      dtype: Of the parameters. None for float32, or float64 where it is stored
-        and enabled in JAX.
-
-    Returns:
-      The parameters and the sizes.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      ValueError: If the file is a pickle or damaged, the name is unknown, the
-        number of heads is not known or does not divide the width, or a tensor is
-        missing, unknown, misshapen or not finite.
-    """
-    published = {}
-    if name is not None:
-        key = name.partition("-")[2] or name
-        checks.choice("name", key, PUBLISHED)
-        published = PUBLISHED[key]
-    tensors = files.read(path)
-    sizes = _sizes(path, tensors, published, heads)
-    network = f"{name or 'the transformer'} of {path}"
-    like = _parameter_shapes(sizes)
-    return state_dicts.from_tensors(tensors, like, network, dtype), sizes
 
 
 FIRST = {
@@ -223,7 +239,7 @@ FIRST = {
     "y_embedder.embedding_table.weight": 2,
     "final_layer.linear.weight": 2,
 }
-"""Tensors whose shapes have all sizes, and their numbers of axes."""
+"""The tensors whose shapes determine all sizes, with their numbers of axes."""
 
 
 def _sizes(path, tensors, published, heads):
@@ -235,14 +251,15 @@ def _sizes(path, tensors, published, heads):
     ]
     checks.require(
         not faults,
-        f"{path} is no state dict of DiT or SiT, it lacks {', '.join(faults)}. It "
+        f"{path} is not a state dict of DiT or SiT, it lacks {', '.join(faults)}. It "
         f"holds {', '.join(list(tensors)[:4]) or 'nothing'}",
     )
     patches, code, hidden, table, last = (tensors[name].shape for name in FIRST)
     matches = [re.match(r"blocks\.(\d+)\.", name) for name in tensors]
     blocks = {int(match[1]) for match in matches if match}
     width = published.get("width", patches[0])
-    heads = heads or published.get("heads") or HEADS.get(width)
+    if heads is None:
+        heads = published.get("heads", HEADS.get(width))
     checks.require(
         heads is not None,
         f"heads must be stated for a transformer of width {width}, since no tensor "
@@ -253,7 +270,8 @@ def _sizes(path, tensors, published, heads):
     patch = published.get("patch", patches[2])
     return Sizes(
         width=width,
-        # One number too great would mean millions of blocks.
+        # Counted, because the greatest index of a damaged file could mean millions
+        # of blocks.
         depth=published.get("depth", len(blocks)),
         heads=heads,
         patch=patch,
