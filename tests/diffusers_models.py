@@ -23,4 +23,4 @@ def model_of(config, dtype=None):
     name = config["_class_name"]
     params = state_dicts.from_tensors(tensors, like, name, dtype)
     kind = model.Autoencoder if name == "AutoencoderKL" else model.Model
-    return kind(params, text=text)
+    return kind(params, config_json=text)

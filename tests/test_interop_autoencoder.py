@@ -55,7 +55,7 @@ def test_latents_are_scaled_codes_and_images_undo_it(options, shift, scale):
     """As the pipelines of diffusers scale them: by scaling_factor, after shift_factor
     or the mean and the deviation of each channel.
     """
-    unchanged = Unchanged({}, text=json.dumps(TINY | options))
+    unchanged = Unchanged({}, config_json=json.dumps(TINY | options))
     x = jax.random.normal(jax.random.key(0), (2, 2, 2))
     latents = unchanged.latents(x)
     np.testing.assert_allclose(
@@ -95,7 +95,7 @@ def test_log_variances_are_bounded():
     """A sample has a finite deviation whatever the network returns."""
     tiny = model_of(TINY)
     loud = model.Autoencoder(
-        jax.tree.map(lambda v: 1e4 * v, tiny.params), text=tiny.text
+        jax.tree.map(lambda v: 1e4 * v, tiny.params), config_json=tiny.config_json
     )
     x = jax.random.normal(jax.random.key(0), (2, 2, 3))
     _, log_variance = jax.jit(model.Autoencoder.encode)(loud, x)
@@ -106,7 +106,7 @@ def test_log_variances_are_bounded():
     "method, value, message",
     [
         ("encode", np.zeros((8, 8, 4)), r"x must have shape \(…, …, 3\), got"),
-        ("encode", np.zeros((2, 8, 8, 3)), "jax.vmap over a batch"),
+        ("encode", np.zeros((2, 8, 8, 3)), "jax.vmap for a batch"),
         ("encode", np.zeros((0, 8, 3)), r"got \(0, 8, 3\)"),
         ("encode", np.zeros((8, 1, 3)), "sides of x must be at least 2"),
         ("encode", np.zeros((8, 8, 3), np.uint8), "x must be floating-point, got uint"),

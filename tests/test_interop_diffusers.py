@@ -252,7 +252,9 @@ def test_only_models_with_their_own_parameters_are_saved(tmp_path):
     with pytest.raises(TypeError, match="model must be made by diffusers.load"):
         diffusers.save(tmp_path, {"a": np.ones(2)})
     network = diffusers.load(FOLDERS["dit/plain"])
-    changed = model.Model(network.params["pos_embed.proj"], text=network.text)
+    changed = model.Model(
+        network.params["pos_embed.proj"], config_json=network.config_json
+    )
     with pytest.raises(ValueError, match="DiTTransformer2DModel.*missing"):
         diffusers.save(tmp_path, changed)
     assert not list(tmp_path.iterdir())
@@ -277,14 +279,14 @@ def test_a_batch_of_examples_gives_what_each_gives_alone():
     [
         (((8, 8, 3), ()), r"takes \(x, t, text, pooled, sizes\), got 2 inputs"),
         (((8, 8, 4), (), (5, 6), (16,), (6,)), r"x must have shape \(…, …, 3\)"),
-        (((2, 8, 8, 3), (), (5, 6), (16,), (6,)), "jax.vmap over a batch"),
+        (((2, 8, 8, 3), (), (5, 6), (16,), (6,)), "jax.vmap for a batch"),
         (((8, 8, 3), (1,), (5, 6), (16,), (6,)), "t must be a scalar"),
         (((8, 8, 3), (), (6,), (16,), (6,)), r"text must have shape \(…, 6\)"),
     ],
 )
 def test_inputs_of_other_shapes_raise_by_name(arguments, message):
     text = json.dumps(config_of("unet_2d_condition/sdxl") | {"in_channels": 3})
-    network = model.Model({}, text=text)
+    network = model.Model({}, config_json=text)
     with pytest.raises(ValueError, match=message):
         network(*[jnp.zeros(shape) for shape in arguments])
 
@@ -322,7 +324,9 @@ def test_the_denoiser_inverts_the_prediction_of_the_noise():
 
 def test_new_parameters_do_not_compile_again():
     first = diffusers.load(FOLDERS["dit/plain"])
-    second = model.Model(jax.tree.map(jnp.negative, first.params), text=first.text)
+    second = model.Model(
+        jax.tree.map(jnp.negative, first.params), config_json=first.config_json
+    )
     traced = []
 
     @jax.jit

@@ -181,15 +181,15 @@ def write(path):
 
 
 def test_damaged_files_raise_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no .*There is no such folder"):
+    with pytest.raises(FileNotFoundError, match="There is no such folder"):
         folder.read_config(tmp_path / "nowhere")
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is no JSON file"):
+    with pytest.raises(ValueError, match="config.json is not a JSON file"):
         folder.read_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ValueError, match="JSON object with a string _class_name"):
         folder.read_config(tmp_path)
-    with pytest.raises(FileNotFoundError, match=rf"there is no .*{STEM}.safetensors"):
+    with pytest.raises(FileNotFoundError, match=rf"{STEM}.safetensors does not exist"):
         folder.read_tensors(tmp_path)
     (tmp_path / f"{STEM}.bin").write_bytes(b"")
     with pytest.raises(ValueError, match="Pickles can run any code.*save_file"):
@@ -208,7 +208,7 @@ def test_damaged_files_raise_by_name(tmp_path):
 @pytest.mark.parametrize(
     "index, error, message",
     [
-        ("{}", ValueError, "is no index of parts"),
+        ("{}", ValueError, "is not an index of parts"),
         ('{"weight_map": {"a": "b.safetensors"}}', FileNotFoundError, "are missing"),
         ('{"weight_map": {"a": "../b.safetensors"}}', ValueError, "outside of"),
         ('{"weight_map": {"a": "part.safetensors"}}', ValueError, r"lack: \['a'\]"),
@@ -225,9 +225,9 @@ def test_a_wrong_index_raises(tmp_path, index, error, message):
 
 TABLE = {
     "size": options.optional(options.positive_integer(None)),
-    "width": options.several(options.positive_integer(4)),
+    "width": options.one_or_list(options.positive_integer(4)),
     "kind": options.choice("a", "b", None),
-    "kinds": options.each(("x",), "x", "y"),
+    "kinds": options.list_of_choices(("x",), "x", "y"),
     "on": options.flag(False),
     "epsilon": options.number(1e-5, above=0),
     "fixed": options.only(None),
@@ -283,7 +283,7 @@ def test_a_class_that_is_no_string_raises_by_name(name):
 
 def test_a_deeply_nested_configuration_raises_by_name(tmp_path):
     (tmp_path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match=r"config\.json is no JSON file"):
+    with pytest.raises(ValueError, match=r"config\.json is not a JSON file"):
         folder.read_config(tmp_path)
 
 

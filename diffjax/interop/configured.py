@@ -1,4 +1,4 @@
-"""Networks that follow from a configuration, and models that carry one as text."""
+"""Networks that follow from a configuration, and models that carry one as JSON."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -110,11 +110,11 @@ class ConfiguredModel:
     Attributes:
       params: Parameters, a nested dict of arrays by the names of the layers in the
         code that trained them.
-      text: The configuration as JSON, which can be hashed.
+      config_json: The configuration as JSON, which can be hashed.
     """
 
     params: Any
-    text: str = static_field()
+    config_json: str = static_field()
 
     @property
     def configured(self) -> Configured:
@@ -124,12 +124,12 @@ class ConfiguredModel:
     @property
     def config(self) -> dict[str, Any]:
         """The configuration."""
-        return json.loads(self.text)
+        return json.loads(self.config_json)
 
     @property
     def options(self) -> dict[str, Any]:
         """The value of each option, with the defaults of those not stated."""
-        return self.configured.options
+        return dict(self.configured.options)
 
     @property
     def network(self) -> Any:

@@ -6,6 +6,7 @@ the table and names every option that is not supported.
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,17 +16,19 @@ __all__ = [
     "Option",
     "Rule",
     "choice",
-    "each",
+    "list_of_choices",
     "flag",
     "ignored",
     "integer",
-    "many",
+    "list_of",
     "number",
+    "numbers",
     "only",
     "optional",
     "positive_integer",
     "read",
-    "several",
+    "same_length",
+    "one_or_list",
     "text",
 ]
 
@@ -94,19 +97,45 @@ def positive_integer(default: int | None) -> Option:
     return integer(default, 1)
 
 
-def number(default: float | None, above: float | None = None) -> Option:
-    """A finite number, greater than `above` unless that is None.
+def number(
+    default: float | None, above: float = -math.inf, below: float = math.inf
+) -> Option:
+    """A finite number between two bounds, which are not accepted themselves.
 
     Args:
       default: The default.
-      above: A bound, itself not accepted. None for no bound.
+      above: The lower bound.
+      below: The upper bound.
 
     Returns:
       The option.
     """
-    expects = "a finite number" + ("" if above is None else f" greater than {above}")
-    return Option(
-        default, lambda v: _is_number(v) and (above is None or v > above), expects
+    words = [f"greater than {above}"] if above > -math.inf else []
+    words += [f"less than {below}"] if below < math.inf else []
+    expects = " ".join(["a finite number", " and ".join(words)]).rstrip()
+    return Option(default, lambda v: _is_number(v) and above < v < below, expects)
+
+
+def numbers(above: float = -math.inf) -> Option:
+    """A list of finite numbers greater than a bound, or null by default.
+
+    Args:
+      above: The bound.
+
+    Returns:
+      The option.
+    """
+    return optional(list_of(number(None, above), None))
+
+
+def same_length(*keys: str) -> Rule:
+    """The rule that the lists of some options have one length."""
+    *first, last = keys
+    stated = [f"{{{key}}}" for key in keys]
+    return Rule(
+        lambda o: len({len(o[key]) for key in keys}) == 1,
+        f"{', '.join(first)} and {last} must have one length, got "
+        f"{', '.join(stated[:-1])} and {stated[-1]}",
     )
 
 
@@ -144,7 +173,7 @@ def ignored(default: Any = None) -> Option:
     return Option(default, lambda v: True, "anything")
 
 
-def each(default: tuple[Any, ...], *values: Any) -> Option:
+def list_of_choices(default: tuple[Any, ...], *values: Any) -> Option:
     """A list whose entries are among `values`.
 
     Args:
@@ -161,7 +190,7 @@ def each(default: tuple[Any, ...], *values: Any) -> Option:
     )
 
 
-def many(option: Option, default: tuple[Any, ...]) -> Option:
+def list_of(option: Option, default: tuple[Any, ...] | None) -> Option:
     """A list of values of `option`.
 
     Args:
@@ -173,12 +202,12 @@ def many(option: Option, default: tuple[Any, ...]) -> Option:
     """
     return Option(
         default,
-        lambda v: isinstance(v, tuple) and v and all(map(option.accepts, v)),
+        lambda v: isinstance(v, tuple) and v != () and all(map(option.accepts, v)),
         f"a list with entries that are {option.expects}",
     )
 
 
-def several(option: Option, default: Any = None) -> Option:
+def one_or_list(option: Option, default: Any = None) -> Option:
     """One value of `option`, or a list of such values.
 
     Args:
@@ -195,7 +224,7 @@ def several(option: Option, default: Any = None) -> Option:
             if isinstance(v, tuple)
             else option.accepts(v)
         ),
-        f"{option.expects}, or a list of such",
+        f"{option.expects}, or a list of these",
     )
 
 
@@ -237,19 +266,7 @@ def read(
         relation.
     """
     stated = {k: _frozen(v) for k, v in config.items() if not k.startswith("_")}
-    faults = [
-        f"the option {key} = {_json(value)} is unknown"
-        for key, value in stated.items()
-        if key not in options
-    ]
-    faults += [
-        f"{key} must be {options[key].expects}, got {_json(value)}"
-        for key, value in stated.items()
-        if key in options
-        # null where null is the default is the same as no entry
-        and not (value is None and options[key].default is None)
-        and not options[key].accepts(value)
-    ]
+    faults = _faults(stated, options)
     values = {key: option.default for key, option in options.items()} | stated
     if not faults:
         # The first alone: a rule may rely on those before it.
@@ -260,6 +277,23 @@ def read(
         f"this configuration of {name} is not supported: {'; '.join(faults)}",
     )
     return values
+
+
+def _faults(stated, options):
+    """Sentences on options that are unknown or have unsupported values."""
+    unknown = [
+        f"the option {key} = {_json(value)} is unknown"
+        for key, value in stated.items()
+        if key not in options
+    ]
+    return unknown + [
+        f"{key} must be {options[key].expects}, got {_json(value)}"
+        for key, value in stated.items()
+        if key in options
+        # null where null is the default is the same as no entry
+        and not (value is None and options[key].default is None)
+        and not options[key].accepts(value)
+    ]
 
 
 def _frozen(value):

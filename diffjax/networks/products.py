@@ -7,6 +7,7 @@ from flax import linen as nn
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from .. import checks
 from ..types import Array
 
 __all__ = ["Dense", "product"]
@@ -33,22 +34,51 @@ def product(
       kernel: (I, O).
       dimension_numbers: Those of a dense layer, which Flax passes.
       precision: As in `jax.lax.dot_general`.
-      **settings: Further settings of Flax, which a dense layer leaves at None.
+      **settings: Further settings of `jax.lax.dot_general`. A dense layer of
+        Flax leaves them at None, and so must others.
 
     Returns:
-      (..., O).
+      (..., O), in the common dtype of x and the kernel.
+
+    Raises:
+      ValueError: If one of the further settings is not None.
+
+    Example:
+      >>> dj.networks.products.product(jnp.ones((2, 3)), jnp.ones((3, 4))).shape
+      (2, 4)
     """
+    unset = all(value is None for value in settings.values())
+    checks.require(unset, f"product takes no {', '.join(sorted(settings))}")
     precision = precision or jax.config.jax_default_matmul_precision
+    if _has_mesh_types(x, kernel):
+        return _product(x, kernel, precision=precision)
     return product_p.bind(x, kernel, precision=precision)
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense` by `product`, with the same fields and parameters."""
+    """`flax.linen.Dense` by `product`, with the same fields and parameters.
+
+    Example:
+      >>> layer = dj.networks.products.Dense(4)
+      >>> params = layer.init(key, jnp.zeros(3))
+    """
 
     dot_general: Any = product
 
 
 product_p = Primitive("product")
+
+
+def _has_mesh_types(*arrays: Array) -> bool:
+    """Whether types state axes of a mesh: under `shard_map`, or explicitly sharded.
+
+    The types of the primitive would drop them. Then its gradients would not
+    type-check, and `shard_map` would take what varies along an axis for a
+    constant. So `product` is JAX's own product there.
+    """
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays]
+    meshes.append(jax.sharding.get_abstract_mesh())
+    return any(mesh.manual_axes or mesh.explicit_axes for mesh in meshes)
 
 
 def _contract(x, y, x_axes, y_axes, precision):
@@ -64,7 +94,7 @@ def _product(x, kernel, *, precision):
 @product_p.def_abstract_eval
 def _shape(x, kernel, *, precision):
     shape = (*x.shape[:-1], kernel.shape[1])
-    return jax.core.ShapedArray(shape, x.dtype)
+    return jax.core.ShapedArray(shape, jax.numpy.result_type(x, kernel))
 
 
 def _by_x(cotangent, x, kernel, *, precision):

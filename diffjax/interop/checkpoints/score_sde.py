@@ -151,7 +151,7 @@ class ScoreModel(ConfiguredModel):
     @property
     def configured(self) -> Configured:
         """The network with its options and shapes."""
-        return _configured(self.text)
+        return _configured(self.config_json)
 
     @property
     def schedule(self) -> Schedule:
@@ -342,7 +342,7 @@ def load(
     shapes = {name: leaf.shape for name, leaf in like.items()}
     checks.state_dict(str(path), arrays, shapes, exact=True)
     params = {name: _parameter(arrays[name], dtype) for name in like}
-    return ScoreModel(traverse_util.unflatten_dict(params, sep="."), text=text)
+    return ScoreModel(traverse_util.unflatten_dict(params, sep="."), config_json=text)
 
 
 def initialised(key: Array, config: Mapping[str, Any]) -> ScoreModel:
@@ -359,7 +359,7 @@ def initialised(key: Array, config: Mapping[str, Any]) -> ScoreModel:
       ValueError: If an option is not supported or not stated.
     """
     text = _text(config)
-    return ScoreModel(_configured(text).initialised(key), text=text)
+    return ScoreModel(_configured(text).initialised(key), config_json=text)
 
 
 def _restored(path):

@@ -28,7 +28,7 @@ EPSILON = 1e-6
 """Added to the variances of all norms."""
 
 LOG_VARIANCES = (-30.0, 20.0)
-"""Bounds of the code's log-variance."""
+"""Bounds of the latents' log-variance."""
 
 
 class Pyramid(nn.Module):
@@ -131,7 +131,7 @@ class AutoencoderKL(nn.Module):
             self.post_quant_conv = nn.Conv(latent, (1, 1))
 
     def encode(self, x: Array) -> tuple[Array, Array]:
-        """The normal distribution of the code of an image.
+        """The normal distribution of the latents of an image.
 
         Args:
           x: (H, W, in_channels). Its sides are halved between resolutions, and
@@ -155,13 +155,13 @@ class AutoencoderKL(nn.Module):
         return mean, jnp.clip(log_variance, *LOG_VARIANCES)
 
     def decode(self, z: Array) -> Array:
-        """The image (H, W, out_channels) of a code z (h, w, latent_channels)."""
+        """The image (H, W, out_channels) of latents z (h, w, latent_channels)."""
         if self.options["use_post_quant_conv"]:
             z = self.post_quant_conv(z).astype(z.dtype)
         return self.decoder(z)
 
     def __call__(self, x: Array) -> Array:
-        """Decode the mean of the code of an image (H, W, in_channels)."""
+        """Decode the mean of the latents of an image (H, W, in_channels)."""
         return self.decode(self.encode(x)[0])
 
 
@@ -177,26 +177,18 @@ def _inputs(o):
     return slots({"x": (side, side, o["in_channels"])})
 
 
-NUMBERS = options.optional(
-    options.Option(
-        None,
-        lambda v: isinstance(v, tuple) and all(isinstance(n, int | float) for n in v),
-        "a list of numbers",
-    )
-)
-
 ARCHITECTURE = Architecture(
     name="AutoencoderKL",
     options={
         "in_channels": options.positive_integer(3),
         "out_channels": options.positive_integer(3),
-        "down_block_types": options.each(
+        "down_block_types": options.list_of_choices(
             ("DownEncoderBlock2D",), "DownEncoderBlock2D", "AttnDownEncoderBlock2D"
         ),
-        "up_block_types": options.each(
+        "up_block_types": options.list_of_choices(
             ("UpDecoderBlock2D",), "UpDecoderBlock2D", "AttnUpDecoderBlock2D"
         ),
-        "block_out_channels": options.many(options.positive_integer(1), (64,)),
+        "block_out_channels": options.list_of(options.positive_integer(1), (64,)),
         "layers_per_block": options.positive_integer(1),
         "act_fn": options.choice(*ACTIVATIONS),
         "latent_channels": options.positive_integer(4),
@@ -204,24 +196,15 @@ ARCHITECTURE = Architecture(
         "sample_size": options.ignored(32),
         "scaling_factor": options.number(0.18215, above=0),
         "shift_factor": options.optional(options.number(None)),
-        "latents_mean": NUMBERS,
-        "latents_std": NUMBERS,
+        "latents_mean": options.numbers(),
+        "latents_std": options.numbers(above=0),
         "force_upcast": options.ignored(True),
         "use_quant_conv": options.flag(True),
         "use_post_quant_conv": options.flag(True),
         "mid_block_add_attention": options.flag(True),
     },
     rules=(
-        Rule(
-            lambda o: (
-                len(o["block_out_channels"])
-                == len(o["down_block_types"])
-                == len(o["up_block_types"])
-            ),
-            "block_out_channels, down_block_types and up_block_types must have one "
-            "length, got {block_out_channels}, {down_block_types} and "
-            "{up_block_types}",
-        ),
+        options.same_length("block_out_channels", "down_block_types", "up_block_types"),
         Rule(
             _one_per_channel,
             "latents_mean and latents_std must both be null, or both have "

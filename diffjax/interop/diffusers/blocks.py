@@ -37,9 +37,9 @@ class Stage(NamedTuple):
         """A residual block and what follows it.
 
         Args:
-          index: Of the block.
+          index: Number of the residual block.
           h: (H, W, C).
-          embedding: Of the time, (dim,).
+          embedding: The time embedding, (dim,).
 
         Returns:
           (H, W, C').
@@ -57,7 +57,7 @@ def descend(stage: Stage, h: Array, embedding: Array) -> tuple[Array, list[Array
     Args:
       stage: The resolution.
       h: (H, W, C).
-      embedding: Of the time, (dim,).
+      embedding: The time embedding, (dim,).
 
     Returns:
       Its output, and the images for the way up.
@@ -79,7 +79,7 @@ def ascend(stage: Stage, h: Array, skips: list[Array], embedding: Array) -> Arra
       stage: The resolution.
       h: (H, W, C).
       skips: Images of the way down. The last ones are taken away.
-      embedding: Of the time, (dim,).
+      embedding: The time embedding, (dim,).
 
     Returns:
       (H, W, C').

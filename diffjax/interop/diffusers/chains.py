@@ -1,22 +1,21 @@
 """The schedules of diffusers' schedulers, from the options of their configurations."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from ... import schedules
+from ... import ddpm, schedules
 from ...schedules.chain import interpolated
 from ...types import pytree, static_field
 
-__all__ = ["BETAS", "Chain", "betas_of", "chain_of", "flow_of"]
+__all__ = ["BETAS", "Chain", "configured_betas", "chain_of", "flow_of"]
 
 
 @pytree
 class Chain(schedules.DiscreteChain):
-    """A chain that differs from `from_betas` between its indices, as diffusers does.
+    """A chain with diffusers' interpolation between its indices.
 
     Attributes:
       linear_ratio: Whether σ/α is linear between the indices, in place of λ.
@@ -43,29 +42,21 @@ class Chain(schedules.DiscreteChain):
         return jnp.interp(jnp.exp(-0.5 * log_snr), self._ratios, self.times)
 
 
-def _of_alpha_bar(alpha_bar: Callable[[float], float], steps: int) -> np.ndarray:
-    """β_i = 1 − ᾱ(i/T)/ᾱ((i − 1)/T), at most 0.999."""
-    values = np.array([alpha_bar(i / steps) for i in range(steps + 1)])
-    return np.minimum(1 - values[1:] / values[:-1], 0.999)
+def _scaled_linear(start, end, steps):
+    return np.linspace(start**0.5, end**0.5, steps) ** 2
 
 
-def _cosine(start, end, steps):
-    angle = lambda t: (t + 0.008) / 1.008 * math.pi / 2
-    return _of_alpha_bar(lambda t: math.cos(angle(t)) ** 2, steps)
-
-
-def _sigmoid(start, end, steps):
-    return start + (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps)))
+def _exponential(start, end, steps):
+    bars = np.exp(-12 * np.arange(steps + 1) / steps)
+    return np.minimum(1 - bars[1:] / bars[:-1], 0.999)
 
 
 BETAS: dict[str, Callable[[float, float, int], np.ndarray]] = {
-    "linear": lambda start, end, steps: np.linspace(start, end, steps),
-    "scaled_linear": lambda start, end, steps: (
-        np.linspace(start**0.5, end**0.5, steps) ** 2
-    ),
-    "squaredcos_cap_v2": _cosine,
-    "sigmoid": _sigmoid,
-    "exp": lambda start, end, steps: _of_alpha_bar(lambda t: math.exp(-12 * t), steps),
+    "linear": lambda start, end, steps: ddpm.linear_betas(steps, start, end),
+    "scaled_linear": _scaled_linear,
+    "squaredcos_cap_v2": lambda start, end, steps: ddpm.cosine_betas(steps),
+    "sigmoid": lambda start, end, steps: ddpm.sigmoid_betas(steps, start, end),
+    "exp": _exponential,
 }
 """(beta_start, beta_end, num_train_timesteps) -> betas, by `beta_schedule`."""
 
@@ -73,7 +64,7 @@ LEAST_ALPHA_BAR = 2.0**-24
 """ᾱ_T after rescaling to zero terminal SNR, where σ/α must be finite."""
 
 
-def betas_of(o: Mapping[str, Any]) -> np.ndarray:
+def configured_betas(o: Mapping[str, Any]) -> np.ndarray:
     """The betas of a configuration in float64, before any rescaling.
 
     Args:
@@ -106,7 +97,7 @@ def chain_of(
     Returns:
       A schedule.
     """
-    betas = betas_of(o)
+    betas = configured_betas(o)
     if o.get("rescale_betas_zero_snr"):
         betas = schedules.rescale_zero_terminal_snr(betas)
         betas = _ending_finite(betas) if finite else np.append(betas[:-1], 1.0)
@@ -125,8 +116,8 @@ def chain_of(
 def _ending_finite(betas):
     """Rescaled betas with ᾱ_T = 2⁻²⁴.
 
-    diffusers sets the last entry alone, so that ᾱ grows again where a few entries
-    before it are less. Here these fall geometrically to the last.
+    diffusers raises the last ᾱ alone, which can then exceed the ᾱ before it. Here the
+    entries below 2⁻²⁴ are replaced by a geometric descent to it.
     """
     bars = np.cumprod(1 - betas)
     first = int(np.argmax(bars <= LEAST_ALPHA_BAR))

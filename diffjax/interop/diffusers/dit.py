@@ -13,26 +13,32 @@ from ...types import Array, Scalar
 from .. import options
 from ..configured import Architecture, slots
 from ..options import Rule
-from .layers import Table, TimestepEmbedding, multi_head, sinusoids
-from .transformers import GATES, FeedForward
+from .layers import (
+    Table,
+    TimestepEmbedding,
+    multi_head,
+    sinusoids,
+    timestep_array,
+)
+from .transformers import FEED_FORWARD, FeedForward
 
-__all__ = ["ARCHITECTURE", "DiTTransformer2D", "position_code"]
+__all__ = ["ARCHITECTURE", "DiTTransformer2D", "position_embedding"]
 
 TIME_FEATURES = 256
 
 
-def position_code(rows: int, columns: int, width: int, base: int) -> np.ndarray:
-    """The code of the patches' positions, row by row.
+def position_embedding(rows: int, columns: int, width: int, base: int) -> np.ndarray:
+    """The embedding of the patches' positions, row by row.
 
         [sin ω_i c, cos ω_i c, sin ω_i r, cos ω_i r],    ω_i = 10⁻⁴ⁱ⁄ⁿ
 
-    with n = width/4, for the column c and the row r. Other numbers of rows and
-    columns than in training are squeezed into the range of training.
+    with n = width/4, for the column c and the row r. Positions are rescaled to the
+    range seen in training.
 
     Args:
       rows: Number of rows of patches.
       columns: Number of columns.
-      width: Length of the code, a multiple of 4.
+      width: Length of the embedding, a multiple of 4.
       base: Rows, and columns, in training.
 
     Returns:
@@ -48,9 +54,9 @@ def position_code(rows: int, columns: int, width: int, base: int) -> np.ndarray:
         np.broadcast_to(r[:, None], (rows, columns)),
     ]
     angles = [axis.reshape(-1, 1) * omega for axis in axes]  # (rows columns, n)
-    waves = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
-    # Rounded, because networks were trained on rounded codes.
-    return np.concatenate(waves, axis=-1).astype(np.float32)
+    parts = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+    # Rounded, because networks were trained on rounded embeddings.
+    return np.concatenate(parts, axis=-1).astype(np.float32)
 
 
 class DiTBlock(nn.Module):
@@ -75,19 +81,9 @@ class DiTBlock(nn.Module):
           (N, width), and this block's embedding of t and the label, (width,).
         """
         o, width, dtype = self.options, h.shape[-1], h.dtype
-        times = sinusoids(t, TIME_FEATURES, cosine_first=True, shift=1)
-        embed = TimestepEmbedding(width, name="norm1.emb.timestep_embedder")
-        table = Table(
-            o["num_embeds_ada_norm"] + 1,
-            width,
-            name="norm1.emb.class_embedder.embedding_table",
-        )
-        embedding = embed(times) + table(label).astype(dtype)  # (width,)
-        modulation = nn.Dense(6 * width, dtype=dtype, name="norm1.linear")
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(
-            modulation(nn.silu(embedding)), 6
-        )
-        branch = _bare_norm(1e-6, dtype)(h) * (1 + scale1) + shift1
+        embedding, modulation = self._modulation(t, label, width, dtype)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6)
+        branch = _bare_norm(dtype)(h) * (1 + scale1) + shift1
         heads = o["num_attention_heads"]
         h = h + gate1 * multi_head(
             branch,
@@ -108,9 +104,22 @@ class DiTBlock(nn.Module):
         branch = norm(h) * (1 + scale2) + shift2
         return h + gate2 * FeedForward(o["activation_fn"], name="ff")(branch), embedding
 
+    def _modulation(self, t, label, width, dtype):
+        """The embedding (width,) of t and the label, and a dense layer of it."""
+        times = sinusoids(t, TIME_FEATURES, cosine_first=True, shift=1).astype(dtype)
+        embed = TimestepEmbedding(width, name="norm1.emb.timestep_embedder")
+        table = Table(
+            self.options["num_embeds_ada_norm"] + 1,
+            width,
+            name="norm1.emb.class_embedder.embedding_table",
+        )
+        embedding = embed(times) + table(label).astype(dtype)  # (width,)
+        dense = nn.Dense(6 * width, dtype=dtype, name="norm1.linear")
+        return embedding, dense(nn.silu(embedding))
 
-def _bare_norm(epsilon, dtype):
-    return nn.LayerNorm(epsilon=epsilon, use_bias=False, use_scale=False, dtype=dtype)
+
+def _bare_norm(dtype):
+    return nn.LayerNorm(epsilon=1e-6, use_bias=False, use_scale=False, dtype=dtype)
 
 
 class DiTTransformer2D(nn.Module):
@@ -136,11 +145,9 @@ class DiTTransformer2D(nn.Module):
           in_channels, the second half is a learned variance.
         """
         o, dtype = self.options, x.dtype
-        t = jnp.asarray(t, dtype)
-        patch, width = (
-            o["patch_size"],
-            o["num_attention_heads"] * o["attention_head_dim"],
-        )
+        t = timestep_array(t, dtype)
+        patch = o["patch_size"]
+        width = o["num_attention_heads"] * o["attention_head_dim"]
         (height, length), channels = x.shape[:2], o["out_channels"] or o["in_channels"]
         checks.divides("patch_size", patch, "both sides of x", np.gcd(height, length))
         rows, columns = height // patch, length // patch
@@ -152,15 +159,18 @@ class DiTTransformer2D(nn.Module):
             dtype=dtype,
             name="pos_embed.proj",
         )
-        code = position_code(rows, columns, width, o["sample_size"] // patch)
-        h = embed(x).reshape(-1, width) + code.astype(dtype)  # (rows columns, width)
-        conditioning = None
+        position = position_embedding(rows, columns, width, o["sample_size"] // patch)
+        h = embed(x).reshape(-1, width) + position.astype(
+            dtype
+        )  # (rows columns, width)
+        embeddings = []
         for index in range(o["num_layers"]):
             h, embedding = DiTBlock(o, name=f"transformer_blocks.{index}")(h, t, label)
-            conditioning = embedding if conditioning is None else conditioning
+            embeddings.append(embedding)
+        # diffusers modulates the output by the embedding of the first block.
         modulation = nn.Dense(2 * width, dtype=dtype, name="proj_out_1")
-        shift, scale = jnp.split(modulation(nn.silu(conditioning)), 2)
-        h = _bare_norm(1e-6, dtype)(h) * (1 + scale) + shift
+        shift, scale = jnp.split(modulation(nn.silu(embeddings[0])), 2)
+        h = _bare_norm(dtype)(h) * (1 + scale) + shift
         out = nn.Dense(patch**2 * channels, dtype=dtype, name="proj_out_2")(h)
         return unpatchify(out, (height, length, channels), patch)
 
@@ -184,13 +194,13 @@ ARCHITECTURE = Architecture(
         "attention_bias": options.flag(True),
         "sample_size": options.positive_integer(32),
         "patch_size": options.positive_integer(2),
-        "activation_fn": options.choice("gelu-approximate", *GATES),
+        "activation_fn": options.choice("gelu-approximate", *FEED_FORWARD),
         "num_embeds_ada_norm": options.positive_integer(1000),
         "upcast_attention": options.ignored(False),
         "norm_type": options.only("ada_norm_zero"),
         "norm_elementwise_affine": options.flag(False),
         "norm_eps": options.number(1e-5, above=0),
-        # Of Transformer2DModel, as which older files name this class.
+        # Options of Transformer2DModel, the name of this class in older files.
         "attention_type": options.only("default"),
         "caption_channels": options.only(None),
         "cross_attention_dim": options.only(None),
@@ -215,6 +225,6 @@ ARCHITECTURE = Architecture(
     ),
     make=lambda o: DiTTransformer2D(o),
     inputs=_inputs,
-    # Older files hold the position code.
+    # Older files hold the position embedding.
     buffers=("pos_embed.pos_embed",),
 )

@@ -22,13 +22,13 @@ def filtered(
 ) -> Array:
     """The image convolved with outer(taps, taps), channel by channel.
 
-    The filter is scaled to the sum up².
+    The 2-D filter sums to up².
 
     Args:
       h: (H, W, C).
       taps: The filter along one axis.
       padding: Zeros before and after, along each axis. Negative numbers crop.
-      up: There are up − 1 zeros after each pixel of h.
+      up: Factor of zero insertion: up − 1 zeros follow each pixel.
       down: Every `down`-th pixel is kept.
 
     Returns:

@@ -37,16 +37,16 @@ def read_config(folder: str | pathlib.Path, name: str = CONFIG) -> dict[str, Any
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If it is no JSON object, or does not name a class.
+      ValueError: If it is not a JSON object, or does not name a class.
     """
     folder = pathlib.Path(folder)
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}.{_hint(folder, name)}")
+        raise FileNotFoundError(f"{path} does not exist.{_hint(folder, name)}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
     named = isinstance(config, dict) and isinstance(config.get("_class_name"), str)
     checks.require(named, f"{path} must be a JSON object with a string _class_name")
     return config
@@ -76,8 +76,8 @@ def read_tensors(
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If a file is damaged, is a pickle, or a part lacks a tensor that
-        the index places there.
+      ValueError: If a file is damaged or a pickle, or lacks a tensor that the index
+        lists for it.
     """
     folder = pathlib.Path(folder)
     stem = WEIGHTS + (f".{variant}" if variant else "")
@@ -97,8 +97,8 @@ def _no_weights(folder, expected):
     pickles = [name for name in present if name.endswith(files.PICKLES)]
     if pickles:
         hint = files.conversion(pickles[0])
-        return ValueError(f"there is no {expected}, but {pickles[0]}. {hint}")
-    return FileNotFoundError(f"there is no {expected}. The folder holds {present}")
+        return ValueError(f"{expected} is missing, but there is {pickles[0]}. {hint}")
+    return FileNotFoundError(f"{expected} does not exist. The folder holds {present}")
 
 
 def _parts(folder, index):
@@ -113,7 +113,7 @@ def _parts(folder, index):
         AttributeError,
         RecursionError,
     ) as error:
-        raise ValueError(f"{index} is no index of parts: {error!r}") from error
+        raise ValueError(f"{index} is not an index of parts: {error!r}") from error
     parts = {part: folder / part for part in sorted(set(places.values()))}
     inside = all(path.parent == folder for path in parts.values())
     checks.require(inside, f"{index} names files outside of its folder")
@@ -147,7 +147,7 @@ def write_tensors(
 ) -> None:
     """Write the tensors of a model into one file, whole or not at all.
 
-    Parts and the configuration that an earlier model left in the folder are
+    Parts, variants and the configuration that an earlier model left in the folder are
     removed. So a folder whose writing was interrupted has no configuration, rather
     than one of another model.
 
@@ -162,6 +162,6 @@ def write_tensors(
     with files.replacing(whole) as partial:
         safetensors.save_file(arrays, partial, metadata={"format": "pt"})
         (folder / CONFIG).unlink(missing_ok=True)
-    for stale in folder.glob(f"{WEIGHTS}*-of-*.safetensors"):
-        stale.unlink()
-    (folder / f"{WEIGHTS}.safetensors.index.json").unlink(missing_ok=True)
+    for stale in folder.glob(f"{WEIGHTS}*.safetensors*"):
+        if stale != whole and stale.suffix != ".partial":
+            stale.unlink()

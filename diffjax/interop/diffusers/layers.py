@@ -31,6 +31,7 @@ __all__ = [
     "halved",
     "multi_head",
     "sinusoids",
+    "timestep_array",
 ]
 
 
@@ -62,9 +63,9 @@ def group_norm(
     Args:
       groups: Number of groups of channels.
       epsilon: Added to the variances.
-      name: Of the module.
-      dtype: Of the computation.
-      act: Name of the activation. None for none.
+      name: The module's name.
+      dtype: The dtype of the computation.
+      act: Name of the activation. None for no activation.
 
     Returns:
       A function of (..., C), and of shift and scale (C,) if there are any.
@@ -84,9 +85,9 @@ def convolution(
 
     Args:
       channels: Number of output channels.
-      name: Of the module.
-      dtype: Of the computation.
-      side: Of the kernel.
+      name: The module's name.
+      dtype: The dtype of the computation.
+      side: Side of the kernel in pixels.
       **settings: Other fields of `flax.linen.Conv`.
 
     Returns:
@@ -177,14 +178,15 @@ class ResnetBlock2D(nn.Module):
     Args:
       channels: Number of output channels.
       groups: Groups of the first norm.
-      epsilon: Of the norms.
+      epsilon: Added to the variances of the norms.
       act: Name of the activation.
       groups_out: Groups of the second norm. None for those of the first.
-      modulation: What the embedding does: "default" is added before the second
-        norm, "scale_shift" scales and shifts what the norm returns.
+      modulation: "default" adds the projected embedding before the second norm.
+        "scale_shift" scales and shifts the norm's output.
       activate_embedding: Whether the activation acts on the embedding.
       scale: Divisor of the sum of both branches.
-      resample: A function of an image on both branches, None for none.
+      resample: A function of an image, applied on both branches. None to keep the
+        sides.
       project: Whether the skip has a 1 × 1 convolution. None where the number
         of channels changes.
     """
@@ -248,7 +250,7 @@ def multi_head(
       heads: Number of heads.
       head_channels: Channels of a head.
       bias: Whether queries, keys and values have one.
-      prefix: Of the names of the dense layers, such as "attn1.".
+      prefix: Prefix of the dense layers' names, such as "attn1.".
 
     Returns:
       (N, C).
@@ -272,7 +274,7 @@ class SelfAttention(nn.Module):
       heads: Number of heads.
       head_channels: Channels of a head.
       groups: Groups of the norm. None for no norm.
-      epsilon: Of the norm.
+      epsilon: Added to the variances of the norm.
       scale: Divisor of the sum.
     """
 
@@ -320,21 +322,31 @@ class Table(nn.Embed):
         return super().__call__(jnp.where(index < 0, last + 1, index))
 
 
-def sinusoids(
-    t: Scalar, features: int, *, cosine_first: bool, shift: float, period: float = 1e4
-) -> Array:
+def timestep_array(t: Any, dtype: Any) -> Array:
+    """A timestep in float32 at least. In bfloat16 996 and 997 are the same.
+
+    Args:
+      t: The timestep, or any number that sinusoids are computed of.
+      dtype: The dtype of the computation.
+
+    Returns:
+      The array.
+    """
+    return jnp.asarray(t, checks.promoted(dtype, jnp.float32))
+
+
+def sinusoids(t: Scalar, features: int, *, cosine_first: bool, shift: float) -> Array:
     """Sinusoidal features of a timestep.
 
-        [sin ω_i t, cos ω_i t],    ω_i = period^(−i/(n − shift)),    i = 0 … n − 1
+        [sin ω_i t, cos ω_i t],    ω_i = 10⁴^(−i/(n − shift)),    i = 0 … n − 1
 
     with n = features // 2. An odd number of features ends with a 0.
 
     Args:
-      t: A timestep, ().
+      t: A timestep, (), in float32 at least, see `timestep_array`.
       features: Number of features.
       cosine_first: Whether the cosines come first.
-      shift: 0 or 1. With 1 the lowest frequency is 1/period.
-      period: Inverse of the lowest frequency.
+      shift: 0 or 1. With 1 the lowest frequency is 10⁻⁴.
 
     Returns:
       (features,), in t's dtype.
@@ -345,12 +357,12 @@ def sinusoids(
     t = jnp.asarray(t)
     t = t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
     half = features // 2
-    # In float64 on the host: t is up to 1000, and a rounded frequency is multiplied.
-    omega = np.exp(-np.log(period) * np.arange(half) / (half - shift))
+    # In float64 on the host, because t multiplies the rounding of a frequency.
+    omega = np.exp(-np.log(1e4) * np.arange(half) / (half - shift))
     angles = t * omega.astype(t.dtype)
-    waves = [jnp.sin(angles), jnp.cos(angles)]
-    waves = waves[::-1] if cosine_first else waves
-    return jnp.concatenate([*waves, jnp.zeros(features % 2, t.dtype)])
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    parts = parts[::-1] if cosine_first else parts
+    return jnp.concatenate([*parts, jnp.zeros(features % 2, t.dtype)])
 
 
 class FourierTimes(nn.Module):
@@ -387,12 +399,12 @@ class FourierTimes(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    """Two dense layers on features of the timestep.
+    """Two dense layers on features of the timestep (Ho et al. 2020, appendix B).
 
     Args:
       features: Number of output features.
       act: Name of the activation between them.
-      act_after: Name of an activation after them. None for none.
+      act_after: Name of an activation after them. None for no activation.
     """
 
     features: int

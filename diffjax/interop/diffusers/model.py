@@ -13,8 +13,9 @@ from ...schedules import Schedule
 from ...types import Array, ArrayLike, Scalar, pytree
 from .. import state_dicts
 from ..configured import Configured, ConfiguredModel
-from . import architectures, folder
-from .timesteps import AtTimestep
+from . import architectures
+from . import folder as folders
+from .timesteps import AtTimestep, check_schedule
 
 __all__ = ["Autoencoder", "Model", "initialised", "load", "save"]
 
@@ -23,15 +24,15 @@ __all__ = ["Autoencoder", "Model", "initialised", "load", "save"]
 class Model(ConfiguredModel):
     """A network of diffusers with its parameters, of one example.
 
-    `model(x, t, *condition)` takes x (H, W, C), a timestep t as diffusers counts
-    them, and the conditions of its class: a class index, or embeddings. Batch it
-    with `jax.vmap`. `params`, `config`, `options` and `network` are its parts.
+    `model(x, t, *condition)` takes an image x (H, W, C), a timestep t of diffusers, and
+    the conditions of its class: a class index, or embeddings. Batch it with `jax.vmap`.
+    `params`, `config`, `options` and `network` are its parts.
     """
 
     @property
     def configured(self) -> Configured:
         """The network with its options and shapes."""
-        return architectures.configured(self.text)
+        return architectures.configured(self.config_json)
 
     def __call__(self, x: ArrayLike, t: Scalar, *condition: Any) -> Array:
         """Evaluate the network at one example.
@@ -39,7 +40,8 @@ class Model(ConfiguredModel):
         Args:
           x: (H, W, C).
           t: The timestep, (). Fractions are allowed.
-          *condition: What its class needs besides, each of one example.
+          *condition: The conditions in the order of `condition_shapes`, each of one
+            example.
 
         Returns:
           Its output, (H, W, C'), in x's dtype.
@@ -54,8 +56,8 @@ class Model(ConfiguredModel):
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the conditions after x and t, by name and in their order.
 
-        "class" of shape () is a class index. The first axis of "text" may have
-        another length.
+        "class" has shape () for a class index or a timestep, see class_embed_type. The
+        first axis of "text" may have another length.
         """
         return dict(list(self._shapes("__call__").items())[2:])
 
@@ -64,12 +66,12 @@ class Model(ConfiguredModel):
     ) -> predictions.NetworkDenoiser:
         """The denoiser (x, t, *condition) -> E[x_0 | x_t = x] of the model.
 
-        Of an output with twice the channels of x, whose second half is a learned
-        variance, the first half is taken.
+        An output with twice the channels of x holds a learned variance in its second
+        half, which is ignored.
 
         Args:
           schedule: As `load_scheduler` returns it.
-          kind: What the network predicts, as `load_scheduler` returns it.
+          kind: The kind of prediction, as `load_scheduler` returns it.
           sigma_data: Standard deviation of the data, for kind "edm".
 
         Returns:
@@ -79,8 +81,11 @@ class Model(ConfiguredModel):
           ValueError: If `kind` is unknown, or needs a schedule with α > 0.
           TypeError: If the schedule has no timesteps.
         """
-        net = _Output(self) if kind == "edm" else AtTimestep(self, schedule)
-        return predictions.denoiser(schedule, net, kind, sigma_data=sigma_data)
+        if kind != "edm":
+            check_schedule(schedule)
+        # EDM's preconditioning calls a network with its own noise label.
+        at = AtTimestep(self, None if kind == "edm" else schedule)
+        return predictions.denoiser(schedule, at, kind, sigma_data=sigma_data)
 
     def _shapes(self, method):
         """Shapes of the inputs of a method at one size, by name."""
@@ -105,11 +110,11 @@ class Autoencoder(Model):
     """
 
     def __call__(self, x: ArrayLike) -> Array:  # type: ignore[override]
-        """Decode the mean of the code of an image x (H, W, C)."""
+        """Decode the mean of the latents of an image x (H, W, C)."""
         return self.decode(self.encode(x)[0])
 
     def encode(self, x: ArrayLike) -> tuple[Array, Array]:
-        """The normal distribution of the code of an image.
+        """The normal distribution of the latents of an image.
 
         Args:
           x: (H, W, C), in [−1, 1].
@@ -117,11 +122,15 @@ class Autoencoder(Model):
         Returns:
           Its mean and log-variance, each (h, w, latent channels). Sides are halved
           and rounded down between resolutions.
+
+        Raises:
+          ValueError: If x is no image of the configuration's channels, or a side is too
+            small.
         """
         return self._apply("encode", x)
 
     def decode(self, z: ArrayLike) -> Array:
-        """The image (H, W, C) of a code z (h, w, latent channels)."""
+        """The image (H, W, C) of latents z (h, w, latent channels), not scaled."""
         return self._apply("decode", z)
 
     def denoiser(self, *arguments: Any, **settings: Any) -> Any:
@@ -140,19 +149,33 @@ class Autoencoder(Model):
         )
 
     def latents(self, x: ArrayLike) -> Array:
-        """The latents (mean − shift)/scale of an image x, on which diffusions work."""
+        """The scaled latents (mean − shift)/scale, on which diffusions work.
+
+        Args:
+          x: (H, W, C), in [−1, 1].
+
+        Returns:
+          (h, w, latent channels).
+        """
         mean, _ = self.encode(x)
         shift, scale = self._latent_scale(mean.dtype)
         return (mean - shift) / scale
 
     def images(self, latents: ArrayLike) -> Array:
-        """The image of a diffusion's sample, decode(scale · latents + shift)."""
+        """The image of a diffusion's sample, decode(scale · latents + shift).
+
+        Args:
+          latents: (h, w, latent channels).
+
+        Returns:
+          (H, W, C).
+        """
         (z,) = self._arrays("decode", latents)
         shift, scale = self._latent_scale(z.dtype)
         return self.decode(scale * z + shift)
 
     def _latent_scale(self, dtype):
-        """Shift and scale of codes, each a number or one per channel."""
+        """Shift and scale of latents, each a number or one per channel."""
         o = self.options
         mean = o["latents_mean"] or o["shift_factor"] or 0.0
         deviation = np.asarray(o["latents_std"] or 1.0) / o["scaling_factor"]
@@ -164,16 +187,6 @@ class Autoencoder(Model):
         if method == "decode":
             channels = {"z": o["latent_channels"]}
         return {name: (1, 1, count) for name, count in channels.items()}
-
-
-@pytree
-class _Output:
-    """The output of a model, of x's channels."""
-
-    model: Any
-
-    def __call__(self, x, t, *condition):
-        return self.model(x, t, *condition)[..., : x.shape[-1]]
 
 
 def check_inputs(arrays: list[Array], shapes: dict[str, tuple[int, ...]]) -> None:
@@ -188,7 +201,7 @@ def check_inputs(arrays: list[Array], shapes: dict[str, tuple[int, ...]]) -> Non
     checks.require(len(arrays) == len(shapes), count)
     faults = [
         f"{name} must have shape ({', '.join(['…'] * (len(s) - 1) + [str(s[-1])])}), "
-        f"got {array.shape}; jax.vmap over a batch"
+        f"got {array.shape}. Use jax.vmap for a batch"
         if s
         else f"{name} must be a scalar, got shape {array.shape}"
         for array, (name, s) in zip(arrays, shapes.items(), strict=True)
@@ -201,12 +214,12 @@ def check_inputs(arrays: list[Array], shapes: dict[str, tuple[int, ...]]) -> Non
 
 
 def load(
-    folder_: str | pathlib.Path, *, variant: str | None = None, dtype: Any = None
+    folder: str | pathlib.Path, *, variant: str | None = None, dtype: Any = None
 ) -> Model:
     """Load a model from a folder of diffusers.
 
     Args:
-      folder_: With config.json and safetensors, whole or in parts: a model's
+      folder: The folder with config.json and safetensors, whole or in parts: a model's
         folder, or such a subfolder of a pipeline's.
       variant: Such as "fp16", for files named with it.
       dtype: Of the parameters. None for float32, or float64 where it is stored
@@ -220,22 +233,22 @@ def load(
       ValueError: If the class or an option is not supported, or a tensor is
         missing, unknown, misshapen or not finite. Pickles are not read.
     """
-    config = folder.read_config(folder_)
+    config = folders.read_config(folder)
     text = _text(config)
     network = architectures.configured(text)
-    tensors = folder.read_tensors(folder_, variant)
+    tensors = folders.read_tensors(folder, variant)
     for name in network.architecture.buffers:
         tensors.pop(name, None)
-    name = f"{config['_class_name']} of {folder_}"
+    name = f"{config['_class_name']} of {folder}"
     params = state_dicts.from_tensors(tensors, network.params, name, dtype)
     return _model(params, text)
 
 
-def save(folder_: str | pathlib.Path, model: Model) -> None:
+def save(folder: str | pathlib.Path, model: Model) -> None:
     """Write a model so that diffusers, or `load`, reads it.
 
     Args:
-      folder_: Made if it is absent. Earlier weights in it are replaced.
+      folder: The folder, made if it is absent. Earlier safetensors in it are replaced.
       model: The model. Its parameters may have been trained on.
 
     Raises:
@@ -246,8 +259,8 @@ def save(folder_: str | pathlib.Path, model: Model) -> None:
     tensors = state_dicts.to_tensors(model.params)
     expected = state_dicts.tensor_shapes(model.configured.params)
     checks.state_dict(model.config["_class_name"], tensors, expected, exact=True)
-    folder.write_tensors(folder_, tensors)
-    folder.write_config(folder_, model.config)
+    folders.write_tensors(folder, tensors)
+    folders.write_config(folder, model.config)
 
 
 def initialised(key: Array, config: Mapping[str, Any]) -> Model:
@@ -274,4 +287,4 @@ def _text(config):
 
 def _model(params, text):
     autoencoder = architectures.configured(text).architecture.autoencoder
-    return (Autoencoder if autoencoder else Model)(params, text=text)
+    return (Autoencoder if autoencoder else Model)(params, config_json=text)

@@ -1,5 +1,6 @@
-"""Options of diffusers' schedulers, their relations, and what each class becomes."""
+"""Options of diffusers' schedulers, with each class's schedule, times and solver."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from ..options import (
     ignored,
     integer,
     number,
+    numbers,
     only,
     optional,
     positive_integer,
@@ -29,8 +31,6 @@ KINDS = {
     "epsilon": "noise",
     "sample": "data",
     "v_prediction": "v",
-    "flow": "velocity",
-    "edm": "edm",
 }
 """Kinds of prediction of diffjax by `prediction_type`."""
 
@@ -55,30 +55,22 @@ class Scheduler(NamedTuple):
     kind: str | None = None
 
 
-def _is_betas(values):
-    return isinstance(values, tuple) and all(isinstance(v, int | float) for v in values)
-
-
-def _any_number(default):
-    return Option(default, lambda v: isinstance(v, int | float), "a number")
-
-
 def _chain(*schedule_names, start=0.0001, end=0.02, spacing="leading"):
     """Options of every scheduler with a chain."""
     names = [name for name in BETAS if name in ("linear", "scaled_linear")]
     return {
         "num_train_timesteps": integer(1000, 2),
-        "beta_start": number(start, 0.0),
-        "beta_end": number(end, 0.0),
+        "beta_start": number(start, 0.0, 1.0),
+        "beta_end": number(end, 0.0, 1.0),
         "beta_schedule": choice(*names, "squaredcos_cap_v2", *schedule_names),
-        "trained_betas": optional(Option(None, _is_betas, "a list of numbers")),
+        "trained_betas": numbers(),
         "prediction_type": choice("epsilon", "sample", "v_prediction"),
         "timestep_spacing": choice(spacing, "leading", "linspace", "trailing"),
         "steps_offset": integer(0),
     }
 
 
-CLIPPED = {
+THRESHOLDING = {
     "thresholding": only(False),
     "dynamic_thresholding_ratio": ignored(0.995),
     "sample_max_value": ignored(1.0),
@@ -99,14 +91,19 @@ NO_FLOW = {
 }
 MULTISTEP = {
     **_chain(spacing="linspace"),
-    **CLIPPED,
+    **THRESHOLDING,
     **NO_FLOW,
     "use_karras_sigmas": optional(flag(False)),
     "use_exponential_sigmas": choice(False, None),
     "use_beta_sigmas": choice(False, None),
-    "solver_order": Option(2, lambda v: v in (1, 2, 3), "1, 2 or 3"),
+    "solver_order": choice(2, 1, 3),
     "lower_order_final": flag(True),
 }
+LEAST_LOG_RATIO = Option(
+    -math.inf,
+    lambda v: type(v) in (int, float) and v < math.inf,
+    "a number, or -Infinity",
+)
 MIDPOINT = ("midpoint", "heun")
 """Weights of DPM-Solver's second order."""
 
@@ -138,19 +135,14 @@ SIGNAL = Rule(
     "noise alone does not determine the data",
 )
 MONOTONE = Rule(
-    lambda o: (
-        not (
-            o["rescale_betas_zero_snr"]
-            and (o.get("use_karras_sigmas") or o.get("use_exponential_sigmas"))
-        )
-    ),
+    lambda o: not (o["rescale_betas_zero_snr"] and spacing.is_by_formula(o)),
     "use_karras_sigmas and use_exponential_sigmas must be false with "
     "rescale_betas_zero_snr: the noise levels of diffusers do not increase there",
 )
 FULL_LAST = Rule(
     lambda o: not (o["use_karras_sigmas"] and o["final_sigmas_type"] == "sigma_min"),
-    "final_sigmas_type must be zero with use_karras_sigmas: the last step has no "
-    "length otherwise",
+    "final_sigmas_type must be zero with use_karras_sigmas: otherwise the last "
+    "step starts and ends at the same noise level",
 )
 WHOLE = Rule(
     lambda o: (
@@ -176,7 +168,8 @@ EDM_ENDS = Rule(
 )
 EDM_LAST = Rule(
     lambda o: o["final_sigmas_type"] == "zero",
-    "final_sigmas_type must be zero: the last step has no length otherwise",
+    "final_sigmas_type must be zero: otherwise the last step starts and ends at the "
+    "same noise level",
 )
 
 
@@ -185,8 +178,11 @@ def _edm_schedule(o):
 
 
 def _ratio_chain(o):
-    """Its σ/α is linear between the indices, but λ where σ is spaced by a formula."""
-    formula = o.get("use_karras_sigmas") or o.get("use_exponential_sigmas")
+    """The chain of Euler and Heun.
+
+    σ/α is linear between indices, or λ is where a formula spaces the noise levels.
+    """
+    formula = spacing.is_by_formula(o)
     return chain_of(o, finite=True, linear_ratio=not formula)
 
 
@@ -199,7 +195,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         {
             **_chain(),
             **CLIP,
-            **CLIPPED,
+            **THRESHOLDING,
             **RESCALED,
             "set_alpha_to_one": flag(True),
         },
@@ -212,7 +208,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         {
             **_chain("sigmoid"),
             **CLIP,
-            **CLIPPED,
+            **THRESHOLDING,
             **RESCALED,
             "variance_type": choice(
                 "fixed_small",
@@ -236,7 +232,7 @@ SCHEDULERS: dict[str, Scheduler] = {
             "solver_type": choice(*MIDPOINT),
             "euler_at_final": flag(False),
             "use_lu_lambdas": only(False),
-            "lambda_min_clipped": _any_number(-float("inf")),
+            "lambda_min_clipped": LEAST_LOG_RATIO,
             "variance_type": choice(None, "learned", "learned_range"),
         },
         (COUNT, MONOTONE, FULL_LAST, WHOLE, NOISE_END, SDE_ORDER),
@@ -253,7 +249,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         },
         (COUNT,),
         _multistep_chain,
-        # its runs end at the first index
+        # DEIS ends at the first index.
         lambda o, steps: spacing.rounded_ratio_times(
             {**o, "final_sigmas_type": "sigma_min"}, steps
         ),
@@ -291,7 +287,7 @@ SCHEDULERS: dict[str, Scheduler] = {
         (COUNT, MONOTONE, ONE_SPACING),
         _ratio_chain,
         spacing.ratio_times,
-        solvers.straight,
+        solvers.euler,
     ),
     "EulerAncestralDiscreteScheduler": Scheduler(
         {
@@ -317,12 +313,12 @@ SCHEDULERS: dict[str, Scheduler] = {
         solvers.heun,
     ),
     "EDMEulerScheduler": Scheduler(
-        EDM, (EDM_ENDS,), _edm_schedule, spacing.edm_times, solvers.straight, "edm"
+        EDM, (EDM_ENDS,), _edm_schedule, spacing.edm_times, solvers.euler, "edm"
     ),
     "EDMDPMSolverMultistepScheduler": Scheduler(
         {
             **EDM,
-            **CLIPPED,
+            **THRESHOLDING,
             "solver_order": MULTISTEP["solver_order"],
             "algorithm_type": choice("dpmsolver++", "sde-dpmsolver++"),
             "solver_type": choice(*MIDPOINT),
@@ -345,9 +341,7 @@ SCHEDULERS: dict[str, Scheduler] = {
             "base_image_seq_len": ignored(256),
             "max_image_seq_len": ignored(4096),
             "invert_sigmas": only(False),
-            "shift_terminal": optional(
-                Option(None, lambda v: 0 <= v < 1, "a number in [0, 1)")
-            ),
+            "shift_terminal": optional(number(None, 0.0, 1.0)),
             **SIGMAS,
             "time_shift_type": choice("exponential", "linear"),
             "stochastic_sampling": only(False),
@@ -355,13 +349,13 @@ SCHEDULERS: dict[str, Scheduler] = {
         (ONE_SPACING,),
         flow_of,
         spacing.flow_times,
-        solvers.straight,
+        solvers.euler,
         "velocity",
     ),
 }
 """By `_class_name`."""
 
-ELSEWHERE = {
+KNOWN_KEYS = {
     *(key for scheduler in SCHEDULERS.values() for key in scheduler.options),
     *("skip_prk_steps", "original_inference_steps", "timestep_scaling", "tau_func"),
     *("predictor_order", "corrector_order"),
@@ -388,5 +382,5 @@ def without_leftovers(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {
         key: value
         for key, value in config.items()
-        if key in options or (same_class and key not in ELSEWHERE)
+        if key in options or (same_class and key not in KNOWN_KEYS)
     }

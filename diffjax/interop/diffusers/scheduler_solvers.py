@@ -1,7 +1,7 @@
 """Solvers that take the steps of diffusers' schedulers, start and end included.
 
-They differ from `solvers` in settings that diffusers fixes: the order of the first
-and last steps, halved weights of published methods, and DDIM's own last times.
+They differ from `diffjax.solvers` where diffusers fixes a setting: the order of the
+last steps, simplified weights, and DDIM's last times.
 """
 
 from collections.abc import Mapping
@@ -24,13 +24,13 @@ __all__ = [
     "deis",
     "dpm",
     "heun",
-    "straight",
+    "euler",
     "unipc",
 ]
 
 
 def _final_orders(count: int, order: int, lowered: str) -> np.ndarray:
-    """The highest order of each step. Few steps end with lower ones."""
+    """The highest order of each step. The last steps may have lower orders."""
     left = np.arange(count, 0, -1)
     orders = np.full(count, order)
     if lowered == "always" or ("few" in lowered and count < 15):
@@ -83,10 +83,11 @@ def _data_multistep(order, weights, lowered, eta, corrected) -> Solver:
 
 
 def _published(exact, step, weights):
-    """The moments of a published method, of which some are simplified.
+    """The moments of the interpolation weights, as the methods published them.
 
-    A second of two is half of B(h): the first, or h itself for "bh1". A third
-    moment is halved by DPM-Solver.
+    UniPC replaces the second of two by B(h)/2, with B = h for "bh1" and the first
+    moment for "bh2". DPM-Solver's "midpoint" equals "bh2". DPM-Solver halves the third
+    of three.
     """
     if len(exact) == 2 and weights == "bh1":
         return [exact[0], 0.5 * step]
@@ -119,12 +120,16 @@ def _noise_multistep(order, weights, lowered) -> Solver:
 
 
 @factory
-def _ddim(missing) -> Solver:
-    """DDIM whose step from timestep i goes to i − T // N, whatever follows."""
+def _ddim(dropped_steps) -> Solver:
+    """DDIM with diffusers' length of a step.
+
+    A step leads from timestep i to i − T // N, also where the next time of the grid is
+    another.
+    """
 
     def predict(schedule, steps):
         count = steps.start.t.shape[0]
-        length = schedule.steps // (count + missing)
+        length = schedule.steps // (count + dropped_steps)
         index = jnp.round(steps.start.t * schedule.steps) - length
         stated = noise_level(schedule, jnp.maximum(index, 1) / schedule.steps)
         last = jnp.arange(count) == count - 1
@@ -138,7 +143,7 @@ def _ddim(missing) -> Solver:
 
 
 def ddim(o: Mapping[str, Any]) -> Solver:
-    """DDIM. Leading timesteps are evenly spaced, so that its steps are the grid's."""
+    """DDIM. With "leading" timesteps, diffusers' steps equal those of the grid."""
     if o["timestep_spacing"] == "leading":
         return solvers.ddim()
     ends_early = o["timestep_spacing"] == "linspace" and not o["set_alpha_to_one"]
@@ -146,7 +151,7 @@ def ddim(o: Mapping[str, Any]) -> Solver:
 
 
 def ddpm(o: Mapping[str, Any]) -> Solver:
-    """DDPM with one of the variances that are no output of the network."""
+    """DDPM with a variance that the network does not predict."""
     fixed = ("fixed_small", "fixed_small_log", "fixed_large")
     message = (
         f"variance_type must be {', '.join(fixed)} for a solver, got "
@@ -164,7 +169,7 @@ def _lowered(o):
 
 
 def dpm(o: Mapping[str, Any]) -> Solver:
-    """Multistep DPM-Solver or DPM-Solver++."""
+    """Multistep DPM-Solver or DPM-Solver++ (Lu et al. 2022)."""
     order, weights = o["solver_order"], o["solver_type"]
     if o["algorithm_type"] == "dpmsolver":
         return _noise_multistep(order, weights, _lowered(o))
@@ -173,17 +178,17 @@ def dpm(o: Mapping[str, Any]) -> Solver:
 
 
 def deis(o: Mapping[str, Any]) -> Solver:
-    """DEIS in log ρ."""
+    """DEIS in log ρ (Zhang & Chen 2023)."""
     return _noise_multistep(o["solver_order"], "exact", _lowered(o))
 
 
 def unipc(o: Mapping[str, Any]) -> Solver:
-    """UniPC."""
+    """UniPC (Zhao et al. 2023)."""
     lowered = "always" if o["lower_order_final"] else "never"
     return _data_multistep(o["solver_order"], o["solver_type"], lowered, 0.0, True)
 
 
-def straight(o: Mapping[str, Any]) -> Solver:
+def euler(o: Mapping[str, Any]) -> Solver:
     """Euler's method in σ/α, which is DDIM."""
     return solvers.ddim()
 

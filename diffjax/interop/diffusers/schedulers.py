@@ -18,15 +18,18 @@ from .scheduler_options import KINDS, SCHEDULERS, Scheduler, without_leftovers
 
 __all__ = ["Grid", "load_scheduler", "save_scheduler", "solver"]
 
-CLIPPED = (
-    "clip_sample is true, but no denoiser is clipped here. To clip it, pass lambda x, "
-    "t: jnp.clip(denoiser(x, t), -{clip_sample_range}, {clip_sample_range}). DDIM of "
-    "diffusers then keeps the noise of the unclipped output, where ours takes that of "
-    "the clipped one"
+CLIP_WARNING = (
+    "clip_sample is true, but diffjax does not clip denoisers. To clip, pass "
+    "dj.guidance.static_threshold(denoiser, -{clip_sample_range}, {clip_sample_range})."
+    " The results differ slightly: DDIM of diffusers computes the noise from the "
+    "unclipped output, diffjax from the clipped one"
 )
-SIGMA_DATA = "pass sigma_data={sigma_data} to model.denoiser(schedule, kind)"
+SIGMA_DATA_WARNING = (
+    "this configuration has sigma_data = {sigma_data}. Call model.denoiser(schedule, "
+    "kind, sigma_data={sigma_data})"
+)
 
-MADE = {
+SCHEDULE_TYPES = {
     None: (schedules.DiscreteChain, "schedules.from_betas for this class"),
     "edm": (schedules.EDM, "schedules.edm for this class"),
     "velocity": (schedules.RectifiedFlow, "schedules.rectified_flow for this class"),
@@ -39,9 +42,9 @@ class Grid:
     """The times at which a scheduler of diffusers steps.
 
     Attributes:
-      scheduler: Its class.
-      options: Its options.
-      schedule: Its schedule.
+      scheduler: Entry of `SCHEDULERS`.
+      options: The checked options, with `log_snrs` for a chain.
+      schedule: The noise schedule.
     """
 
     scheduler: Scheduler
@@ -51,20 +54,18 @@ class Grid:
     def __call__(self, steps: int, *, mu: float | None = None) -> Array:
         """The decreasing times of a run.
 
-        A last step that changes nothing, to the level at which it starts, is left
-        out.
-
         Args:
           steps: `num_inference_steps` of diffusers.
           mu: The shift of `use_dynamic_shifting`, which pipelines compute from an
             image's size.
 
         Returns:
-          Times of the schedule, (steps + 1,). The last may be 0.
+          Times of the schedule, (steps + 1,), or (steps,) where the last step of
+          diffusers would start and end at the same time. The last may be 0.
 
         Raises:
-          ValueError: If mu is missing or not used, and if diffusers has no such
-            steps.
+          ValueError: If mu is missing, or is given without use_dynamic_shifting, or
+            if the timesteps of diffusers are not distinct.
         """
         checks.integer("steps", steps, 1)
         dynamic = bool(self.options.get("use_dynamic_shifting"))
@@ -100,8 +101,8 @@ def load_scheduler(
       class_name: Another class, which takes those options that it shares.
 
     Returns:
-      The schedule, the kind of prediction of `predictions.denoiser`, and the grid:
-      grid(steps) are the times of the timesteps that diffusers takes.
+      The schedule, the kind of prediction of `predictions.denoiser`, and the grid.
+      `grid(steps)` returns the times of diffusers' timesteps.
 
     Raises:
       FileNotFoundError: If there is no such file.
@@ -117,9 +118,9 @@ def load_scheduler(
     """
     scheduler, o = _read(folder, class_name)
     if o.get("clip_sample"):
-        checks.warn(CLIPPED.format(**o))
+        checks.warn(CLIP_WARNING.format(**o))
     if o.get("sigma_data", 0.5) != 0.5:
-        checks.warn(SIGMA_DATA.format(**o))
+        checks.warn(SIGMA_DATA_WARNING.format(**o))
     schedule = scheduler.schedule(o)
     if isinstance(schedule, schedules.DiscreteChain):
         o = {**o, "log_snrs": np.asarray(schedule.log_snrs)}
@@ -163,12 +164,14 @@ def save_scheduler(
     Args:
       folder: The folder, made if it is absent.
       schedule: Made by `from_betas`, `edm` or `rectified_flow`.
-      kind: What the network predicts.
+      kind: What the network predicts: "noise", "data" or "v". For classes that fix it
+        "edm" or "velocity".
       class_name: The class of diffusers that will read it.
       **settings: Further options of that class.
 
     Raises:
-      ValueError: If the class has no such kind or option.
+      ValueError: If the class has no such kind or option, or a setting contradicts
+        the schedule or the kind.
       TypeError: If the class has no such schedule.
 
     Example:
@@ -182,17 +185,26 @@ def save_scheduler(
     scheduler = SCHEDULERS[class_name]
     accepted = {scheduler.kind} if scheduler.kind else {"noise", "data", "v"}
     checks.choice("kind", kind, sorted(accepted))
-    checks.made_by("schedule", schedule, *MADE[scheduler.kind])
-    stated = {**_stated(schedule), **settings}
+    checks.made_by("schedule", schedule, *SCHEDULE_TYPES[scheduler.kind])
+    stated = _stated(schedule, scheduler.options)
     if scheduler.kind is None:
         stated["prediction_type"] = {v: k for k, v in KINDS.items()}[kind]
+    twice = sorted(settings.keys() & (stated.keys() | SCHEDULE_OPTIONS))
+    message = f"settings must not have {twice}, which follow from schedule and kind"
+    checks.require(not twice, message)
+    stated |= settings
     o = options.read(stated, class_name, scheduler.options, scheduler.rules)
     config = {"_class_name": class_name, "_diffusers_version": "0.42.1", **o}
     folders.write_config(folder, config, folders.SCHEDULER_CONFIG)
 
 
-def _stated(schedule):
-    """The options that state a schedule."""
+SCHEDULE_OPTIONS = {"beta_start", "beta_end", "beta_schedule", "trained_betas"}
+SCHEDULE_OPTIONS |= {"num_train_timesteps", "rescale_betas_zero_snr"}
+"""Options that state betas."""
+
+
+def _stated(schedule, accepted):
+    """The options that state a schedule, among the accepted ones of a class."""
     if isinstance(schedule, schedules.EDM):
         return {
             "sigma_min": float(schedule.t_min),
@@ -203,9 +215,11 @@ def _stated(schedule):
     betas = np.asarray(schedule.betas, np.float64)
     ends = {"beta_start": float(betas[0]), "beta_end": float(betas[-1])}
     count = {"num_train_timesteps": len(betas)}
-    for name in ("linear", "scaled_linear", "squaredcos_cap_v2"):
+    names = () if schedule.zero_terminal else BETAS
+    for name in filter(accepted["beta_schedule"].accepts, names):
         made = BETAS[name](betas[0], betas[-1], len(betas))
-        if np.allclose(made, betas, rtol=1e-12, atol=0):
+        # Formulas of the same betas round differently.
+        if np.allclose(made, betas, rtol=1e-9, atol=0):
             return {**count, **ends, "beta_schedule": name}
     rescaled = {"rescale_betas_zero_snr": True} if schedule.zero_terminal else {}
     return {**count, "trained_betas": betas.tolist(), **rescaled}

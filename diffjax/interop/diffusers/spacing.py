@@ -6,20 +6,28 @@ from typing import Any
 
 import numpy as np
 
+from ... import checks
+
 __all__ = [
     "chain_times",
     "ddim_times",
     "edm_times",
     "flow_times",
+    "is_by_formula",
     "rounded_ratio_times",
     "ratio_times",
 ]
 
 
+RHO = 7.0
+"""ρ of Karras et al. 2022, which diffusers fixes."""
+
+
 def _timesteps(o, steps, *, open_end=False, whole=True):
     """The decreasing timesteps of a `timestep_spacing`.
 
-    open_end leaves out the last of steps + 1, whole rounds those of "linspace".
+    `open_end` makes steps + 1 timesteps and drops the last. `whole` rounds those of
+    "linspace".
     """
     last = _last_timestep(o)
     count = steps + open_end
@@ -41,7 +49,7 @@ def _last_timestep(o):
 
 
 def _ended(times, last):
-    """The times and a last one, without a last step of no length."""
+    """The times with `last` appended, unless they end there."""
     return np.append(times, last) if times[-1] - last > 1e-12 else times
 
 
@@ -82,15 +90,21 @@ def chain_times(o: Mapping[str, Any], steps: int, **spacing: bool) -> np.ndarray
     return _ended(indices / o["num_train_timesteps"], _last(o))
 
 
-def _remade(o, ends, steps):
-    """Values of σ/α between two ends, as `use_karras_sigmas` … space them."""
-    if o.get("use_karras_sigmas"):
-        return np.linspace(*(end ** (1 / 7) for end in ends), steps) ** 7
-    return np.exp(np.linspace(*np.log(ends), steps))
+def _by_formula(o, ends, steps):
+    """Values of σ/α between two ends, spaced by the formula of the options."""
+    return _spaced(ends, steps, RHO if o.get("use_karras_sigmas") else None)
 
 
-def _is_remade(o):
-    return o.get("use_karras_sigmas") or o.get("use_exponential_sigmas")
+def _spaced(ends, steps, rho):
+    """Noise levels between two ends, even in σ^(1/ρ), or in log σ without ρ."""
+    if rho is None:
+        return np.exp(np.linspace(*np.log(ends), steps))
+    return np.linspace(*(end ** (1 / rho) for end in ends), steps) ** rho
+
+
+def is_by_formula(o: Mapping[str, Any]) -> bool:
+    """Whether a formula spaces the noise levels, in place of the timesteps."""
+    return bool(o.get("use_karras_sigmas") or o.get("use_exponential_sigmas"))
 
 
 def _times_of_ratios(o, ratios):
@@ -109,13 +123,13 @@ def ratio_times(o: Mapping[str, Any], steps: int) -> np.ndarray:
       Decreasing times of a chain.
     """
     times = chain_times(o, steps, whole=False)
-    if not _is_remade(o):
+    if not is_by_formula(o):
         return times
     table = np.exp(-0.5 * o["log_snrs"])
     ends = np.interp(
         _timesteps(o, steps, whole=False)[[0, -1]], np.arange(len(table)), table
     )
-    return _ended(_times_of_ratios(o, _remade(o, ends, steps)), _last(o))
+    return _ended(_times_of_ratios(o, _by_formula(o, ends, steps)), _last(o))
 
 
 def rounded_ratio_times(o: Mapping[str, Any], steps: int) -> np.ndarray:
@@ -128,10 +142,10 @@ def rounded_ratio_times(o: Mapping[str, Any], steps: int) -> np.ndarray:
     Returns:
       Decreasing times of a chain.
     """
-    if not _is_remade(o):
+    if not is_by_formula(o):
         return chain_times(o, steps, open_end=True)
     ends = np.exp(-0.5 * o["log_snrs"][[-1, 0]])
-    return _ended(_times_of_ratios(o, _remade(o, ends, steps)), _last(o))
+    return _ended(_times_of_ratios(o, _by_formula(o, ends, steps)), _last(o))
 
 
 def edm_times(o: Mapping[str, Any], steps: int) -> np.ndarray:
@@ -145,10 +159,8 @@ def edm_times(o: Mapping[str, Any], steps: int) -> np.ndarray:
       Decreasing noise levels.
     """
     ends = o["sigma_max"], o["sigma_min"]
-    sigmas = np.exp(np.linspace(*np.log(ends), steps))
-    if o["sigma_schedule"] == "karras":
-        rho = o["rho"]
-        sigmas = np.linspace(*(end ** (1 / rho) for end in ends), steps) ** rho
+    rho = o["rho"] if o["sigma_schedule"] == "karras" else None
+    sigmas = _spaced(ends, steps, rho)
     # Powers round, and no level lies outside of the schedule.
     sigmas = np.clip(sigmas, *ends[::-1])
     return _ended(sigmas, 0.0 if o["final_sigmas_type"] == "zero" else ends[1])
@@ -176,6 +188,7 @@ def flow_times(o: Mapping[str, Any], steps: int, mu: float | None = None) -> np.
         ends = shifted(ends)
     times = shifted(np.linspace(*ends, steps))
     if o["shift_terminal"]:
+        checks.integer("steps with shift_terminal", steps, 2)
         times = 1 - (1 - times) * (1 - o["shift_terminal"]) / (1 - times[-1])
-    times = _remade(o, times[[0, -1]], steps) if _is_remade(o) else times
+    times = _by_formula(o, times[[0, -1]], steps) if is_by_formula(o) else times
     return np.append(np.minimum(times, 1.0), 0.0)

@@ -10,26 +10,32 @@ from ...schedules.protocol import as_time
 from ...types import Array, Scalar, pytree
 from .chains import Chain
 
-__all__ = ["TRAIN_STEPS", "AtTimestep", "timestep"]
+__all__ = ["TRAIN_STEPS", "AtTimestep", "check_schedule", "timestep"]
 
 TRAIN_STEPS = 1000
-"""Timesteps of a flow's unit of time."""
+"""Timesteps per unit of time of a rectified flow."""
 
 
-def timestep(
-    schedule: Schedule, t: Scalar, *, num_train_timesteps: int = TRAIN_STEPS
-) -> Array:
+ACCEPTED = (schedules.DiscreteChain, schedules.RectifiedFlow, schedules.EDM)
+"""Schedules that have timesteps."""
+
+
+def check_schedule(schedule: Schedule) -> None:
+    """Raise TypeError unless a schedule has timesteps."""
+    makers = "schedules.from_betas, rectified_flow or edm to have timesteps"
+    checks.made_by("schedule", schedule, ACCEPTED, makers)
+
+
+def timestep(schedule: Schedule, t: Scalar) -> Array:
     """The timestep of a model at time t.
 
     A chain of T indices has the timesteps i − 1 = T t − 1, and the values between
-    them. A rectified flow has the timestep `num_train_timesteps` · t, and EDM's
-    schedule ¼ log t.
+    them. A rectified flow has the timestep 1000 t, and EDM's schedule ¼ log t.
 
     Args:
       schedule: As `load_scheduler` returns it, or made by `from_betas`,
         `rectified_flow` or `edm`.
       t: A time, ().
-      num_train_timesteps: Timesteps of a flow's unit of time.
 
     Returns:
       The timestep, (), a float.
@@ -37,17 +43,15 @@ def timestep(
     Raises:
       TypeError: If the schedule is of another kind.
     """
-    accepted = (schedules.DiscreteChain, schedules.RectifiedFlow, schedules.EDM)
-    makers = "schedules.from_betas, rectified_flow or edm to have timesteps"
-    checks.made_by("schedule", schedule, accepted, makers)
+    check_schedule(schedule)
     t = as_time(t)
     if isinstance(schedule, schedules.EDM):
         return 0.25 * jnp.log(t)
     if isinstance(schedule, schedules.RectifiedFlow):
-        return num_train_timesteps * t
+        return TRAIN_STEPS * t
     position = schedule.steps * t - 1
     index = jnp.round(position)
-    # Times are rounded. One within four units of rounding of an index is the index.
+    # Times of a grid are rounded, so that within four ulp of an index it is the index.
     slack = 4 * jnp.finfo(t.dtype).eps * schedule.steps
     whole = isinstance(schedule, Chain) and schedule.whole_timesteps
     near = whole or jnp.abs(position - index) <= slack
@@ -61,7 +65,7 @@ class AtTimestep:
     Attributes:
       model: A callable (x, timestep, *condition). Only as many channels of its
         output are used as x has. Further ones are a learned variance.
-      schedule: A schedule that `timestep` accepts.
+      schedule: A schedule that `timestep` accepts, or None to call the model with t.
     """
 
     model: Any
@@ -78,5 +82,6 @@ class AtTimestep:
         Returns:
           (H, W, C).
         """
-        output = self.model(x, timestep(self.schedule, t), *condition)
+        at = t if self.schedule is None else timestep(self.schedule, t)
+        output = self.model(x, at, *condition)
         return output[..., : x.shape[-1]]

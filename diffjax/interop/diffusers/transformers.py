@@ -1,7 +1,6 @@
 """Transformer layers of diffusers, of the tokens (N, C) of one example."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -9,9 +8,9 @@ from flax import linen as nn
 from ...types import Array
 from .layers import convolution, gelu, group_norm, multi_head
 
-__all__ = ["GATES", "FeedForward", "Transformer2D", "TransformerBlock"]
+__all__ = ["FEED_FORWARD", "FeedForward", "Transformer2D", "TransformerBlock"]
 
-GATES: dict[str, tuple[bool, Callable[..., Array]]] = {
+FEED_FORWARD: dict[str, tuple[bool, Callable[..., Array]]] = {
     "gelu": (False, gelu),
     "gelu-approximate": (False, nn.gelu),
     "geglu": (True, gelu),
@@ -23,10 +22,10 @@ GATES: dict[str, tuple[bool, Callable[..., Array]]] = {
 
 
 class FeedForward(nn.Module):
-    """Two dense layers with four times the features between them.
+    """Two dense layers with four times the features between them (Shazeer 2020).
 
     Args:
-      act: Name of the activation, see `GATES`.
+      act: Name of the activation, see `FEED_FORWARD`.
     """
 
     act: str
@@ -34,7 +33,7 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """Map (N, C) to (N, C)."""
-        gated, act = GATES[self.act]
+        gated, act = FEED_FORWARD[self.act]
         width, dtype = h.shape[-1], h.dtype
         features = 4 * width * (2 if gated else 1)
         hidden = nn.Dense(features, dtype=dtype, name="net.0.proj")(h)
@@ -52,17 +51,11 @@ class TransformerBlock(nn.Module):
     Args:
       heads: Number of heads.
       head_channels: Channels of a head.
-      act: Name of the feed-forward layer's activation.
-      bias: Whether queries, keys and values have one.
-      crossed: Whether there is a second attention, to the context.
       only_cross: Whether the first attention is to the context too.
     """
 
     heads: int
     head_channels: int
-    act: str = "geglu"
-    bias: bool = False
-    crossed: bool = True
     only_cross: bool = False
 
     @nn.compact
@@ -76,15 +69,14 @@ class TransformerBlock(nn.Module):
                 normed if context is None else context,
                 heads=self.heads,
                 head_channels=self.head_channels,
-                bias=self.bias,
+                bias=False,
                 prefix=f"attn{index}.",
             )
 
         h = h + attend(h, context if self.only_cross else None, 1)
-        if self.crossed:
-            h = h + attend(h, context, 2)
+        h = h + attend(h, context, 2)
         normed = nn.LayerNorm(epsilon=1e-5, dtype=h.dtype, name="norm3")(h)
-        return h + FeedForward(self.act, name="ff")(normed)
+        return h + FeedForward("geglu", name="ff")(normed)
 
 
 class Transformer2D(nn.Module):
@@ -97,7 +89,7 @@ class Transformer2D(nn.Module):
       groups: Groups of the norm before them.
       linear: Whether the projections around them are dense layers, in place of
         1 × 1 convolutions, whose weights have other shapes in files.
-      block: Further fields of `TransformerBlock`.
+      only_cross: Whether the first attention of each block is to the context too.
     """
 
     heads: int
@@ -105,7 +97,7 @@ class Transformer2D(nn.Module):
     layers: int
     groups: int
     linear: bool
-    block: Any
+    only_cross: bool
 
     @nn.compact
     def __call__(self, h: Array, context: Array | None) -> Array:
@@ -124,7 +116,7 @@ class Transformer2D(nn.Module):
             tokens = TransformerBlock(
                 self.heads,
                 self.head_channels,
-                **self.block,
+                self.only_cross,
                 name=f"transformer_blocks.{index}",
             )(tokens, context)
         out = tokens.reshape(*h.shape[:2], width)

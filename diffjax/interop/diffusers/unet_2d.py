@@ -28,12 +28,16 @@ from .layers import (
     group_norm,
     halved,
     sinusoids,
+    timestep_array,
 )
 
 __all__ = ["ARCHITECTURE", "UNet2D"]
 
 SKIP_SCALE = 2**0.5
-"""Divisor of the sums in blocks with a path of images beside them."""
+"""Divisor of the sums in blocks with a skip image beside them."""
+
+SKIP_GROUPS = 32
+"""Groups of the norms before their attention."""
 
 DOWN = (
     "DownBlock2D",
@@ -49,6 +53,11 @@ UP = (
     "SkipUpBlock2D",
     "AttnSkipUpBlock2D",
 )
+
+
+def _is_skip(kind):
+    """Whether a block has the skip image of NCSN++ beside it."""
+    return "Skip" in kind
 
 
 def _few_groups(channels):
@@ -72,15 +81,15 @@ class UNet2D(nn.Module):
         Args:
           x: (H, W, in_channels), whose sides can be halved between resolutions.
           t: The timestep, ().
-          label: The class index, or what `class_embed_type` takes.
+          label: A class index (), a timestep () or an embedding (features,), by
+            class_embed_type.
 
         Returns:
           (H, W, out_channels), in x's dtype.
         """
         o = self.options
         sides(x, len(o["block_out_channels"]))
-        t = jnp.asarray(t, x.dtype)
-        embedding = self._embedding(t, label, x.dtype)
+        embedding = self._embedding(timestep_array(t, x.dtype), label, x.dtype)
         image = 2 * x - 1 if o["center_input_sample"] else x
         h = convolution(o["block_out_channels"][0], "conv_in", x.dtype)(image)
         h, skips = self._descend(h, image, embedding)
@@ -91,15 +100,19 @@ class UNet2D(nn.Module):
         normed = group_norm(groups, o["norm_eps"], "conv_norm_out", x.dtype)(h)
         out = convolution(o["out_channels"], "conv_out", x.dtype)(nn.silu(normed))
         out = out if image is None else out + image
-        return out / t if o["time_embedding_type"] == "fourier" else out
+        if o["time_embedding_type"] == "fourier":
+            out = out / jnp.asarray(t, x.dtype)
+        return out
 
     def _embedding(self, t, label, dtype):
         o, width = self.options, self.options["block_out_channels"][0]
         features = o["time_embedding_dim"] or 4 * width
         project = self._projection(width)
-        embedding = TimestepEmbedding(features, name="time_embedding")(project(t))
+        embedding = TimestepEmbedding(features, name="time_embedding")(
+            project(t).astype(dtype)
+        )
         if o["class_embed_type"] == "timestep":
-            label = project(jnp.asarray(label, dtype))
+            label = project(timestep_array(label, dtype)).astype(dtype)
             label = TimestepEmbedding(features, name="class_embedding")(label)
         elif o["class_embed_type"] is None and o["num_class_embeds"] is not None:
             table = Table(o["num_class_embeds"], features, name="class_embedding")
@@ -123,7 +136,7 @@ class UNet2D(nn.Module):
 
     def _residual(self, channels, kind, name, inputs, *, groups=None, **settings):
         """A residual block of a block of type `kind`."""
-        o, skip = self.options, "Skip" in kind
+        o, skip = self.options, _is_skip(kind)
         groups = groups or (_few_groups(inputs) if skip else o["norm_num_groups"])
         return ResnetBlock2D(
             channels,
@@ -145,8 +158,8 @@ class UNet2D(nn.Module):
         )
 
     def _stage(self, kind, prefix, channels, layers, resample):
-        skip = "Skip" in kind
-        groups = 32 if skip else self.options["norm_num_groups"]
+        skip = _is_skip(kind)
+        groups = SKIP_GROUPS if skip else self.options["norm_num_groups"]
         scale = SKIP_SCALE if skip else 1.0
         attend = functools.partial(
             self._attention, channels, groups=groups, scale=scale
@@ -169,7 +182,7 @@ class UNet2D(nn.Module):
             resample = None if last else self._halving(kind, prefix, width)
             stage = self._stage(kind, prefix, width, o["layers_per_block"], resample)
             h, more = descend(stage, h, embedding)
-            if "Skip" in kind and not last:
+            if _is_skip(kind) and not last:
                 image = smoothly_halved(image)
                 name = f"{prefix}.skip_conv"
                 h = h + convolution(width, name, h.dtype, side=1)(image)
@@ -179,7 +192,7 @@ class UNet2D(nn.Module):
 
     def _halving(self, kind, prefix, width):
         o = self.options
-        if "Skip" in kind:
+        if _is_skip(kind):
             return self._residual(
                 width,
                 kind,
@@ -229,32 +242,32 @@ class UNet2D(nn.Module):
             layers = o["layers_per_block"] + 1
             stage = self._stage(kind, prefix, width, layers, None)
             if kind == "AttnSkipUpBlock2D":
-                stage = stage._replace(residual=self._of_lateral(stage, skips))
+                stage = stage._replace(residual=self._with_skip_groups(stage, skips))
             h = ascend(stage, h, skips, embedding)
-            if "Skip" in kind:
+            if _is_skip(kind):
                 h, image = self._image(kind, prefix, h, image, embedding, last)
             elif not last:
                 h = self._doubling(kind, prefix, width)(h, embedding)
         return h, image
 
-    def _of_lateral(self, stage, skips):
-        """Residual blocks that know the channels of what comes from the way down."""
+    def _with_skip_groups(self, stage, skips):
+        """The stage's residual blocks, with groups by the channels of their skips."""
         lateral = iter([skip.shape[-1] for skip in reversed(skips)])
 
         def residual(name, inputs):
             channels = next(lateral)
-            # Here diffusers divides the channels of the way down alone by 4.
+            # diffusers writes min(inputs + skip // 4, 32), without parentheses.
             groups = min(inputs - channels + channels // 4, 32)
             return stage.residual(name, inputs, groups=groups)
 
         return residual
 
     def _image(self, kind, prefix, h, image, embedding, last):
-        """The path of images of a resolution, and the change of sides."""
+        """The skip image of a resolution, and the change of sides."""
         o, width = self.options, h.shape[-1]
         if "Attn" in kind:
             name = f"{prefix}.attentions.0"
-            h = self._attention(width, name, 32, SKIP_SCALE)(h)
+            h = self._attention(width, name, SKIP_GROUPS, SKIP_SCALE)(h)
         image = None if image is None else smoothly_doubled(image)
         if last:
             return h, image
@@ -284,15 +297,15 @@ class UNet2D(nn.Module):
 
 
 def _skip_blocks_are_outside(o):
-    """Whether the path of images covers the first blocks down and the last ones up."""
-    down = ["Skip" in kind for kind in o["down_block_types"][:-1]]
-    up = ["Skip" in kind for kind in o["up_block_types"]]
+    """Whether Skip blocks are the first ones down and the last ones up."""
+    down = [_is_skip(kind) for kind in o["down_block_types"][:-1]]
+    up = [_is_skip(kind) for kind in o["up_block_types"]]
     return down == sorted(down, reverse=True) and up == sorted(up)
 
 
 def _has_images(o):
     return any(
-        "Skip" in kind for kind in (*o["down_block_types"], *o["up_block_types"])
+        _is_skip(kind) for kind in (*o["down_block_types"], *o["up_block_types"])
     )
 
 
@@ -307,15 +320,7 @@ def _heads_exist(o):
 
 
 RULES = (
-    Rule(
-        lambda o: (
-            len(o["block_out_channels"])
-            == len(o["down_block_types"])
-            == len(o["up_block_types"])
-        ),
-        "block_out_channels, down_block_types and up_block_types must have one length, "
-        "got {block_out_channels}, {down_block_types} and {up_block_types}",
-    ),
+    options.same_length("block_out_channels", "down_block_types", "up_block_types"),
     Rule(
         _skip_blocks_are_outside,
         "Skip blocks must come first in down_block_types and last in up_block_types, "
@@ -330,7 +335,7 @@ RULES = (
         lambda o: (
             o["norm_num_groups"] is not None
             or all(
-                "Skip" in kind
+                _is_skip(kind)
                 for kind in (*o["down_block_types"], *o["up_block_types"])
             )
         ),
@@ -380,12 +385,14 @@ ARCHITECTURE = Architecture(
         "time_embedding_dim": options.optional(options.positive_integer(None)),
         "freq_shift": options.integer(0),
         "flip_sin_to_cos": options.flag(True),
-        "down_block_types": options.each(
+        "down_block_types": options.list_of_choices(
             ("DownBlock2D", *["AttnDownBlock2D"] * 3), *DOWN
         ),
         "mid_block_type": options.choice("UNetMidBlock2D", None),
-        "up_block_types": options.each((*["AttnUpBlock2D"] * 3, "UpBlock2D"), *UP),
-        "block_out_channels": options.many(
+        "up_block_types": options.list_of_choices(
+            (*["AttnUpBlock2D"] * 3, "UpBlock2D"), *UP
+        ),
+        "block_out_channels": options.list_of(
             options.positive_integer(1), (224, 448, 672, 896)
         ),
         "layers_per_block": options.positive_integer(2),

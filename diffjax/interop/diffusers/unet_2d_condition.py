@@ -26,6 +26,7 @@ from .layers import (
     group_norm,
     halved,
     sinusoids,
+    timestep_array,
 )
 from .transformers import Transformer2D
 from .unet_2d_condition_options import (
@@ -101,7 +102,7 @@ class UNet2DCondition(nn.Module):
             # Other blocks resize to the sides of the way down.
             sides(x, len(o["block_out_channels"]))
         values = named(o, conditions, dtype)
-        embedding = self._embedding(jnp.asarray(t, dtype), values, dtype)
+        embedding = self._embedding(timestep_array(t, dtype), values, dtype)
         text = values["text"]
         if o["encoder_hid_dim"] is not None:
             project = nn.Dense(
@@ -122,7 +123,7 @@ class UNet2DCondition(nn.Module):
         side = o["conv_out_kernel"]
         return convolution(o["out_channels"], "conv_out", dtype, side=side)(h)
 
-    def _waves(self, features):
+    def _sinusoids(self, features):
         o = self.options
         return functools.partial(
             sinusoids,
@@ -143,11 +144,11 @@ class UNet2DCondition(nn.Module):
                 name="time_proj",
             )
         else:
-            project = self._waves(first)
+            project = self._sinusoids(first)
         embed = TimestepEmbedding(
             features, o["act_fn"], o["timestep_post_act"], name="time_embedding"
         )
-        embedding = embed(project(t), values.get("guidance"))
+        embedding = embed(project(t).astype(dtype), values.get("guidance"))
         if "class" in values:
             label = self._class(values["class"], project, features, dtype)
             join = o["class_embeddings_concat"]
@@ -160,8 +161,8 @@ class UNet2DCondition(nn.Module):
                 values["text"]
             )
         if o["addition_embed_type"] == "text_time":
-            waves = self._waves(o["addition_time_embed_dim"])
-            sizes = jax.vmap(waves)(values["sizes"]).reshape(-1)
+            wave = self._sinusoids(o["addition_time_embed_dim"])
+            sizes = jax.vmap(wave)(values["sizes"]).reshape(-1).astype(dtype)
             vector = jnp.concatenate([values["pooled"], sizes])
             embedding += TimestepEmbedding(features, name="add_embedding")(vector)
         act = o["time_embedding_act_fn"]
@@ -174,7 +175,8 @@ class UNet2DCondition(nn.Module):
             table = Table(o["num_class_embeds"], features, name=name)
             return table(label).astype(dtype)
         if kind == "timestep":
-            return TimestepEmbedding(features, o["act_fn"], name=name)(project(label))
+            times = project(label).astype(dtype)
+            return TimestepEmbedding(features, o["act_fn"], name=name)(times)
         if kind == "projection":
             return TimestepEmbedding(features, name=name)(label)
         if kind == "simple_projection":
@@ -193,7 +195,7 @@ class UNet2DCondition(nn.Module):
             **settings,
         )
 
-    def _of_residual_kind(self):
+    def _resampling_settings(self):
         """Settings of the blocks that resample by residual blocks."""
         o = self.options
         return {
@@ -205,7 +207,7 @@ class UNet2DCondition(nn.Module):
         """One resolution, `level` counted from the full one down."""
         o, channels = self.options, self.options["block_out_channels"][level]
         groups = o["norm_num_groups"]
-        more = self._of_residual_kind() if kind.startswith("Resnet") else {}
+        more = self._resampling_settings() if kind.startswith("Resnet") else {}
         attend = None
         if kind.startswith("Attn"):
             # diffusers does not reverse these on the way up.
@@ -237,7 +239,7 @@ class UNet2DCondition(nn.Module):
             transformer_layers(o, level, up)[layer],
             o["norm_num_groups"],
             o["use_linear_projection"],
-            {"only_cross": only and not name.startswith("mid")},
+            only and not name.startswith("mid"),
             name=name,
         )
         return lambda h: module(h, text)
@@ -258,7 +260,7 @@ class UNet2DCondition(nn.Module):
         o, name = self.options, f"{prefix}.downsamplers.0"
         channels = o["block_out_channels"][level]
         if kind.startswith("Resnet"):
-            settings = self._of_residual_kind()
+            settings = self._resampling_settings()
             return self._residual(channels, name, resample=halved, **settings)
         down = Downsample2D(channels, o["downsample_padding"], name=name)
         return lambda h, embedding: down(h)
@@ -293,7 +295,7 @@ class UNet2DCondition(nn.Module):
         name = f"{prefix}.upsamplers.0"
         channels = self.options["block_out_channels"][level]
         if kind.startswith("Resnet"):
-            settings = self._of_residual_kind()
+            settings = self._resampling_settings()
             block = self._residual(channels, name, resample=doubled, **settings)
             return block(h, embedding)
         return Upsample2D(channels, name=name)(h, shape)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .. import options
 from ..configured import slots
 from ..options import Rule
-from .layers import ACTIVATIONS
+from .layers import ACTIVATIONS, timestep_array
 
 __all__ = [
     "OPTIONS",
@@ -102,16 +102,23 @@ def named(o: dict[str, Any], conditions: Any, dtype: Any) -> dict[str, Any]:
 
     Args:
       o: The checked options.
-      conditions: In the order of `condition_shapes`.
-      dtype: Of the computation.
+      conditions: The conditions, in the order of `condition_shapes`.
+      dtype: The dtype of the computation. Sizes and a class that is a timestep have
+        float32 at least.
 
     Returns:
       Arrays by name.
     """
     pairs = zip(condition_shapes(o), conditions, strict=True)
+    numbers = {"sizes"} | ({"class"} if o["class_embed_type"] == "timestep" else set())
+    arrays = {name: jnp.asarray(value) for name, value in pairs}
     return {
-        name: jnp.asarray(value, None if _is_index(o, name) else dtype)
-        for name, value in pairs
+        name: value
+        if _is_index(o, name)
+        else timestep_array(value, dtype)
+        if name in numbers
+        else value.astype(dtype)
+        for name, value in arrays.items()
     }
 
 
@@ -144,7 +151,7 @@ PER_LEVEL = (
 
 
 def _nested_layers_fit(o):
-    """Whether numbers of transformer blocks per residual block have its length."""
+    """Whether nested lists of transformer layers have one entry per residual block."""
     levels = range(len(o["block_out_channels"]))
     down = [transformer_layers(o, level, False) for level in levels]
     up = [transformer_layers(o, level, True) for level in levels]
@@ -172,8 +179,8 @@ RULES = (
     ),
     Rule(
         _nested_layers_fit,
-        "transformer_layers_per_block must have one number per residual block where it "
-        "is nested, and needs reverse_transformer_layers_per_block with one more, got "
+        "nested transformer_layers_per_block needs one number per residual block, and "
+        "reverse_transformer_layers_per_block with one more per resolution, got "
         "{transformer_layers_per_block} and {reverse_transformer_layers_per_block}",
     ),
     Rule(
@@ -261,38 +268,38 @@ OPTIONS = {
     "center_input_sample": options.flag(False),
     "flip_sin_to_cos": options.flag(True),
     "freq_shift": options.integer(0),
-    "down_block_types": options.each(
+    "down_block_types": options.list_of_choices(
         (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
         *("CrossAttnDownBlock2D", "DownBlock2D"),
         *("AttnDownBlock2D", "ResnetDownsampleBlock2D"),
     ),
     "mid_block_type": options.choice("UNetMidBlock2DCrossAttn", "UNetMidBlock2D", None),
-    "up_block_types": options.each(
+    "up_block_types": options.list_of_choices(
         ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
         *("CrossAttnUpBlock2D", "UpBlock2D"),
         *("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
     ),
-    "only_cross_attention": options.several(options.flag(False)),
-    "block_out_channels": options.many(
+    "only_cross_attention": options.one_or_list(options.flag(False)),
+    "block_out_channels": options.list_of(
         options.positive_integer(1), (320, 640, 1280, 1280)
     ),
-    "layers_per_block": options.several(options.positive_integer(2)),
+    "layers_per_block": options.one_or_list(options.positive_integer(2)),
     "downsample_padding": options.choice(1, 0),
     "mid_block_scale_factor": options.number(1, above=0),
     "dropout": options.ignored(0.0),
     "act_fn": options.choice(*ACTIVATIONS),
     "norm_num_groups": options.positive_integer(32),
     "norm_eps": options.number(1e-5, above=0),
-    "cross_attention_dim": options.several(options.positive_integer(1280)),
-    "transformer_layers_per_block": options.several(
-        options.several(options.positive_integer(1))
+    "cross_attention_dim": options.one_or_list(options.positive_integer(1280)),
+    "transformer_layers_per_block": options.one_or_list(
+        options.one_or_list(options.positive_integer(1))
     ),
     "reverse_transformer_layers_per_block": options.optional(
-        options.several(options.several(options.positive_integer(None)))
+        options.one_or_list(options.one_or_list(options.positive_integer(None)))
     ),
     "encoder_hid_dim": _COUNT,
     "encoder_hid_dim_type": options.choice(None, "text_proj"),
-    "attention_head_dim": options.several(options.positive_integer(8)),
+    "attention_head_dim": options.one_or_list(options.positive_integer(8)),
     "num_attention_heads": options.only(None),
     "dual_cross_attention": options.only(False),
     "use_linear_projection": options.flag(False),
