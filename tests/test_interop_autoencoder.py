@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffjax as dj
 from diffjax.interop import diffusers
 from diffjax.interop.diffusers import model
 from tests.diffusers_models import model_of
@@ -89,6 +90,19 @@ def test_outputs_have_the_dtype_of_inputs(dtype, x64):
         z,
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {np.dtype(dtype)}
+
+
+def test_an_autoencoder_has_no_denoiser():
+    with pytest.raises(TypeError, match="an autoencoder has no denoiser"):
+        coder().denoiser(dj.schedules.from_betas(dj.ddpm.linear_betas(10)), "noise")
+
+
+@pytest.mark.parametrize(
+    "named, value", [("latents_std", [0.0] * 4), ("latents_mean", [True] * 4)]
+)
+def test_scales_of_latents_are_numbers(named, value):
+    with pytest.raises(ValueError, match=f"{named} must be a list with entries"):
+        model_of(TINY | {named: value})
 
 
 def test_log_variances_are_bounded():

@@ -322,6 +322,34 @@ def test_the_denoiser_inverts_the_prediction_of_the_noise():
     )
 
 
+@pytest.mark.parametrize("row", [row for row in FAST if "autoencoder" not in row])
+def test_a_timestep_is_not_rounded_to_bfloat16(row):
+    """996 and 997 are one number in bfloat16, and their features differ."""
+    network, arrays = (
+        model_of(row),
+        map(np.asarray, inputs(row, config_of(row)).values()),
+    )
+    x, _, *conditions = (
+        jnp.asarray(v, jnp.bfloat16 if v.dtype.kind == "f" else v.dtype) for v in arrays
+    )
+    ts = jnp.array([996.0, 997.0])
+    first, second = jax.jit(jax.vmap(lambda t: network(x, t, *conditions)))(ts)
+    assert first.dtype == jnp.bfloat16
+    assert not np.array_equal(first, second)
+
+
+def test_a_denoiser_needs_a_schedule_with_timesteps():
+    network = model_of("dit/affine")
+    with pytest.raises(TypeError, match="made by schedules.from_betas"):
+        network.denoiser(dj.schedules.vp_linear(), "noise")
+
+
+def test_options_of_a_model_are_its_own():
+    first, second = model_of("dit/affine"), model_of("dit/affine")
+    first.options["patch_size"] = 99
+    assert second.options["patch_size"] == config_of("dit/affine")["patch_size"]
+
+
 def test_new_parameters_do_not_compile_again():
     first = diffusers.load(FOLDERS["dit/plain"])
     second = model.Model(

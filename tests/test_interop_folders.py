@@ -169,9 +169,11 @@ def test_whole_files_parts_and_variants_hold_the_same_tensors(tmp_path):
         assert read.keys() == tensors.keys()
         for name in tensors:
             np.testing.assert_array_equal(read[name], tensors[name])
-    # A whole file takes the place of the parts.
-    folder.write_tensors(tmp_path / "parts", {"one": np.zeros(1, np.float32)})
-    assert [p.name for p in (tmp_path / "parts").iterdir()] == [f"{STEM}.safetensors"]
+    # A whole file takes the place of the parts, and of variants.
+    for earlier in ("parts", "v"):
+        folder.write_tensors(tmp_path / earlier, {"one": np.zeros(1, np.float32)})
+        names = [path.name for path in (tmp_path / earlier).iterdir()]
+        assert names == [f"{STEM}.safetensors"]
     assert list(load_file(tmp_path / "parts" / f"{STEM}.safetensors")) == ["one"]
 
 

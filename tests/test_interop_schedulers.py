@@ -212,6 +212,31 @@ def test_a_saved_chain_is_read_again(name, tmp_path):
     assert (config["trained_betas"] is None) == (name == "linear")
 
 
+@pytest.mark.parametrize("steps", (100, 1000, 4000))
+def test_cosine_betas_are_saved_by_their_name(steps, tmp_path):
+    chain = dj.schedules.from_betas(dj.ddpm.cosine_betas(steps))
+    diffusers.save_scheduler(tmp_path, chain, "noise", clip_sample=False)
+    config = json.loads((tmp_path / "scheduler_config.json").read_text())
+    assert config["beta_schedule"] == "squaredcos_cap_v2"
+    assert config["trained_betas"] is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    (
+        {"prediction_type": "sample"},
+        {"beta_end": 0.5},
+        {"num_train_timesteps": 10},
+        {"rescale_betas_zero_snr": True},
+    ),
+)
+def test_settings_that_contradict_the_schedule_or_the_kind_raise(settings, tmp_path):
+    chain = dj.schedules.from_betas(dj.ddpm.linear_betas(100))
+    with pytest.raises(ValueError, match=f"settings must not have .*{[*settings][0]}"):
+        diffusers.save_scheduler(tmp_path, chain, "v", **settings)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_saved_edm_is_read_again(tmp_path):
     edm = dj.schedules.edm(0.01, 50.0)
     diffusers.save_scheduler(tmp_path, edm, "edm", class_name="EDMEulerScheduler")
@@ -303,6 +328,9 @@ REFUSED = {
     ),
     "sigma_min": ("EDMEuler", {"sigma_min": 90.0}),
     "stochastic_sampling": ("FlowMatchEulerDiscrete", {"stochastic_sampling": True}),
+    "shift_terminal": ("FlowMatchEulerDiscrete", {"shift_terminal": "a"}),
+    "solver_order": ("UniPCMultistep", {"solver_order": 2.0}),
+    "beta_end": ("DDIM", {"beta_end": 1.5}),
 }
 """The name that a message states -> class without "Scheduler", options."""
 
@@ -328,6 +356,10 @@ def test_arguments_of_a_grid_are_checked(tmp_path):
         grid(4, mu=1.0)
     with pytest.raises(ValueError, match="steps"):
         grid(0)
+    shifted = write(tmp_path, {**flow, "shift_terminal": 0.1})
+    *_, grid = diffusers.load_scheduler(shifted)
+    with pytest.raises(ValueError, match="steps with shift_terminal"):
+        grid(1)
     ddim = {"_class_name": "DDIMScheduler", "clip_sample": False, "steps_offset": 1}
     *_, grid = diffusers.load_scheduler(write(tmp_path, ddim))
     with pytest.raises(ValueError, match=r"grid\(steps\)"):
