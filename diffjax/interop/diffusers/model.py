@@ -232,6 +232,16 @@ def load(
       FileNotFoundError: If a file is missing.
       ValueError: If the class or an option is not supported, or a tensor is
         missing, unknown, misshapen or not finite. Pickles are not read.
+      ModuleNotFoundError: If safetensors is not installed.
+
+    Example:
+      >>> from diffjax.interop import diffusers
+      >>> config = dict(_class_name="DiTTransformer2DModel", num_layers=1,
+      ...               num_attention_heads=1, attention_head_dim=8, sample_size=4)
+      >>> diffusers.save("dit", diffusers.initialised(jax.random.key(0), config))
+      >>> model = diffusers.load("dit")
+      >>> jax.jit(model)(jnp.ones((4, 4, 4)), 997, 3).shape  # of class 3
+      (4, 4, 4)
     """
     config = folders.read_config(folder)
     text = _text(config)

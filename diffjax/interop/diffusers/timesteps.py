@@ -42,6 +42,12 @@ def timestep(schedule: Schedule, t: Scalar) -> Array:
 
     Raises:
       TypeError: If the schedule is of another kind.
+
+    Example:
+      >>> from diffjax.interop import diffusers
+      >>> chain = dj.schedules.from_betas(dj.ddpm.linear_betas(1000))
+      >>> float(diffusers.timestep(chain, 1.0))
+      999.0
     """
     check_schedule(schedule)
     t = as_time(t)
