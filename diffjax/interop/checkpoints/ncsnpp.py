@@ -19,7 +19,14 @@ from flax import linen as nn
 from ...networks import GroupNorm, attention
 from ...types import Array, Scalar
 from ..diffusers.fir import filtered, smoothly_doubled, smoothly_halved
-from ..diffusers.layers import FourierTimes, convolution, doubled, halved, sinusoids
+from ..diffusers.layers import (
+    FourierTimes,
+    convolution,
+    doubled,
+    halved,
+    sinusoids,
+    timestep_array,
+)
 
 __all__ = ["ACTIVATIONS", "NCSNpp"]
 
@@ -31,7 +38,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 """By their names in configurations."""
 
-MOST_GROUPS = 32
+GROUPS = 32
+"""Groups of channels in DDPM's norms, and the most in those of the others."""
 
 
 def numbered() -> Callable[[str], str]:
@@ -40,19 +48,20 @@ def numbered() -> Callable[[str], str]:
     return lambda kind: f"{kind}_{next(counts[kind])}"
 
 
-def normed(h: Array, name: str, act: str | None, fixed: bool) -> Array:
+def normed(h: Array, name: str, act: str | None, groups: int | None) -> Array:
     """Group norm of an image, then an activation.
 
     Args:
       h: (H, W, C).
-      name: Of the norm.
+      name: Name of the norm.
       act: Name of the activation. None for none.
-      fixed: Whether there are 32 groups, rather than C/4 up to 32.
+      groups: Number of groups of channels. None for C/4, at most 32.
 
     Returns:
       (H, W, C).
     """
-    groups = MOST_GROUPS if fixed else min(h.shape[-1] // 4, MOST_GROUPS)
+    if groups is None:
+        groups = min(h.shape[-1] // 4, GROUPS)
     swish = act == "swish"
     h = GroupNorm(num_groups=groups, silu=swish, dtype=h.dtype, name=name)(h)
     return h if swish or act is None else ACTIVATIONS[act](h)
@@ -176,16 +185,16 @@ class Residual(nn.Module):
       channels: Number of output channels.
       act: Name of the activation.
       rescale: Whether the sum is divided by √2.
-      fixed: Whether norms have 32 groups.
+      groups: Groups of the norms. None for C/4, at most 32.
       project: "NIN" or "Conv", the class of the linear map on the skip.
-      up: Whether R doubles the sides, or halves them. None for no R.
+      up: True: R doubles the sides. False: R halves them. None: there is no R.
       taps: The filter of R along one axis. None for none.
     """
 
     channels: int
     act: str
     rescale: bool
-    fixed: bool
+    groups: int | None
     project: str
     up: bool | None = None
     taps: tuple[float, ...] | None = None
@@ -194,7 +203,7 @@ class Residual(nn.Module):
     def __call__(self, h: Array, embedding: Array | None) -> Array:
         """Map h (H, W, C) with an embedding (dim,) or None to (H', W', channels)."""
         dtype, change = h.dtype, h.shape[-1] != self.channels
-        branch = normed(h, "GroupNorm_0", self.act, self.fixed)
+        branch = normed(h, "GroupNorm_0", self.act, self.groups)
         if self.up is not None:
             branch = resampled(branch, self.up, self.taps)
             h = resampled(h, self.up, self.taps)
@@ -202,7 +211,7 @@ class Residual(nn.Module):
         if embedding is not None:
             dense = nn.Dense(self.channels, dtype=dtype, name="Dense_0")
             branch = branch + dense(ACTIVATIONS[self.act](embedding))
-        branch = normed(branch, "GroupNorm_1", self.act, self.fixed)
+        branch = normed(branch, "GroupNorm_1", self.act, self.groups)
         branch = convolution(self.channels, "Conv_1", dtype)(branch)
         if self.project == "NIN" and change:
             h = NIN(self.channels, name="NIN_0")(h)
@@ -216,17 +225,17 @@ class Attention(nn.Module):
 
     Args:
       rescale: Whether the sum is divided by √2.
-      fixed: Whether the norm has 32 groups.
+      groups: Groups of the norm. None for C/4, at most 32.
     """
 
     rescale: bool
-    fixed: bool
+    groups: int | None
 
     @nn.compact
     def __call__(self, h: Array) -> Array:
         """Map (H, W, C) to (H, W, C)."""
         channels = h.shape[-1]
-        tokens = normed(h, "GroupNorm_0", None, self.fixed).reshape(-1, 1, channels)
+        tokens = normed(h, "GroupNorm_0", None, self.groups).reshape(-1, 1, channels)
         # (H W, 1, C)
         q, k, v = (NIN(channels, name=f"NIN_{i}")(tokens) for i in range(3))
         out = NIN(channels, name="NIN_3")(attention(q, k, v))
@@ -274,8 +283,8 @@ class NCSNpp(nn.Module):
       act: Name of the activation.
       centered: Whether images are in [−1, 1]. Otherwise they are in [0, 1].
       conditional: Whether blocks take the noise level.
-      resample_convolved: Whether resampling between resolutions is convolved,
-        where it is no residual block.
+      resample_convolved: Whether resampling between resolutions has a 3 × 3
+        convolution. Ignored for "biggan" blocks.
       taps: The filter of resampling along one axis. None for none.
       rescale: Whether sums of two branches are divided by √2.
       block: Class of the residual blocks, "ddpm" or "biggan". The second resamples.
@@ -284,8 +293,10 @@ class NCSNpp(nn.Module):
       combine: How a pyramid of images enters, "sum" or "cat".
       fourier: Whether the noise level is embedded by random Fourier features of
         its logarithm, rather than by sinusoids.
-      sigmas: Noise levels by label, by which the output is divided. Empty for the
-        label itself, None for no division.
+      fourier_scale: Standard deviation of the frequencies of these features.
+      divide_by: By what the output is divided: "none", "level" for the noise level
+        of the label, or "label" for the label itself.
+      sigmas: Noise levels by label, for "level".
       original: Whether the network is DDPM, whose layers have other names.
     """
 
@@ -304,7 +315,9 @@ class NCSNpp(nn.Module):
     input_pyramid: str = "none"
     combine: str = "sum"
     fourier: bool = False
-    sigmas: tuple[float, ...] | None = None
+    fourier_scale: float = 16.0
+    divide_by: str = "none"
+    sigmas: tuple[float, ...] = ()
     original: bool = False
 
     @nn.compact
@@ -319,20 +332,28 @@ class NCSNpp(nn.Module):
           (H, W, C), in x's dtype.
         """
         name = numbered()
-        label = jnp.asarray(label, x.dtype)
-        embedding = self._embedding(label, name)
+        label = timestep_array(label, x.dtype)
+        embedding = self._embedding(label, x.dtype, name)
         image = x if self.centered else 2 * x - 1
         skips = self._down(image, embedding, name)
         h = self._residual(skips[-1], embedding, name)
         h = self._attention(h, name)
         h = self._residual(h, embedding, name)
-        h = self._up(h, skips, (embedding, name, x.shape[-1]))
-        return h if self.sigmas is None else h / self._level(label)
+        h = self._up(
+            h, skips, embedding=embedding, name=name, image_channels=x.shape[-1]
+        )
+        return self._divided(h, label)
 
-    def _embedding(self, label, name):
+    @property
+    def _groups(self):
+        """Groups of all norms, or None."""
+        return GROUPS if self.original else None
+
+    def _embedding(self, label, dtype, name):
         if self.fourier:
             layer = FourierTimes(
                 self.features,
+                self.fourier_scale,
                 parameter="W",
                 name=name("GaussianFourierProjection"),
             )
@@ -341,15 +362,19 @@ class NCSNpp(nn.Module):
             h = sinusoids(label, self.features, cosine_first=False, shift=1)
         if not self.conditional:
             return None
+        h = h.astype(dtype)
         for act in (lambda h: h, ACTIVATIONS[self.act]):
-            h = nn.Dense(4 * self.features, dtype=h.dtype, name=name("Dense"))(act(h))
+            h = nn.Dense(4 * self.features, dtype=dtype, name=name("Dense"))(act(h))
         return h
 
-    def _level(self, label):
-        """The noise level of a label."""
-        if not self.sigmas:
-            return label
-        return jnp.asarray(self.sigmas, label.dtype)[label.astype(jnp.int32)]
+    def _divided(self, h, label):
+        """The output of a network whose last layer returns h."""
+        if self.divide_by == "none":
+            return h
+        level = label
+        if self.divide_by == "level":
+            level = jnp.asarray(self.sigmas, label.dtype)[label.astype(jnp.int32)]
+        return (h.astype(label.dtype) / level).astype(h.dtype)
 
     def _down(self, image, embedding, name):
         """The inputs of the skips, from the image down."""
@@ -380,9 +405,8 @@ class NCSNpp(nn.Module):
             return h, h
         return Combined(self.combine, name=name("Combine"))(pyramid, h), pyramid
 
-    def _up(self, h, skips, settings):
-        """The output before its division by σ."""
-        embedding, name, image_channels = settings
+    def _up(self, h, skips, *, embedding, name, image_channels):
+        """The output before its division."""
         pyramid: Any = None
         skips = list(skips)
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
@@ -412,7 +436,7 @@ class NCSNpp(nn.Module):
         return h, pyramid + self._head(h, name, channels)
 
     def _head(self, h, name, channels):
-        h = normed(h, name("GroupNorm"), self.act, self.original)
+        h = normed(h, name("GroupNorm"), self.act, self._groups)
         return convolution(channels, name("Conv"), h.dtype)(h)
 
     def _residual(self, h, embedding, name, channels=None, up=None):
@@ -422,7 +446,7 @@ class NCSNpp(nn.Module):
             channels=channels or h.shape[-1],
             act=self.act,
             rescale=self.rescale,
-            fixed=self.original,
+            groups=self._groups,
             project="Conv" if biggan else "NIN",
             up=up,
             taps=self.taps,
@@ -440,7 +464,7 @@ class NCSNpp(nn.Module):
 
     def _attention(self, h, name):
         kind = name("AttnBlock" + ("" if self.original else "pp"))
-        return Attention(self.rescale, self.original, name=kind)(h)
+        return Attention(self.rescale, self._groups, name=kind)(h)
 
     def _attention_here(self, h, name):
         """Attention if this is one of its resolutions."""

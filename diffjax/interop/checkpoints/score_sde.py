@@ -33,7 +33,7 @@ from ...schedules import Schedule
 from ...schedules.protocol import as_time
 from ...types import Array, ArrayLike, Scalar, pytree
 from .. import configured as shared
-from .. import options
+from .. import options, state_dicts
 from ..configured import Architecture, Configured, ConfiguredModel, slots
 from ..diffusers.timesteps import timestep
 from ..options import Option, Rule
@@ -89,17 +89,24 @@ DDPM = {
     "beta_max": POSITIVE,
     "num_scales": options.integer(None, 2),
     **dict.fromkeys(
-        ("conv_size", "dropout", "ema_rate", "embedding_type", "fourier_scale"),
-        options.ignored(False),
-    ),
-    **dict.fromkeys(
-        ("init_scale", "num_classes", "sigma_begin", "attention_type"),
+        (
+            "attention_type",
+            "conv_size",
+            "dropout",
+            "ema_rate",
+            "embedding_type",
+            "fourier_scale",
+            "init_scale",
+            "num_classes",
+            "sigma_begin",
+        ),
         options.ignored(False),
     ),
 }
 NCSNPP = DDPM | {
     "attention_type": options.only("ddpm"),
     "embedding_type": _one_of("fourier", "positional"),
+    "fourier_scale": options.number(16.0, above=0),
     "fir": options.flag(None),
     "fir_kernel": LENGTHS,
     "skip_rescale": options.flag(None),
@@ -170,10 +177,14 @@ class ScoreModel(ConfiguredModel):
           (H, W, C), in x's dtype.
 
         Raises:
-          ValueError: If x has not the size of the configuration.
+          TypeError: If x is not of a floating type.
+          ValueError: If x has not the size of the configuration, or the label has
+            not the shape ().
         """
         x = jnp.asarray(x)
+        checks.floating("the dtype of x", x.dtype)
         checks.one_of_shapes("x", x, [self.configured.inputs["x"].shape])
+        checks.one_of_shapes("label", label, [()])
         return self.apply(x, label)
 
     def denoiser(self, schedule: Schedule) -> predictions.NetworkDenoiser:
@@ -291,6 +302,7 @@ def _convention(o):
     return CONVENTIONS[o["sde"], o["continuous"] or o["sde"] == "subvpsde"]
 
 
+@checks.arguments(dtype=checks.optional(checks.floating))
 def load(
     path: str | pathlib.Path,
     config: Mapping[str, Any],
@@ -305,14 +317,15 @@ def load(
       config: The configuration, with the sections model, data and training.
       weights: A key of `WEIGHTS`. The averaged parameters are those that the
         authors sample with.
-      dtype: Of the parameters. None for float32, or float64 where it is stored
-        and enabled in JAX.
+      dtype: The dtype of the parameters. None for float32, or float64 where it is
+        stored and enabled in JAX.
 
     Returns:
       The model.
 
     Raises:
       FileNotFoundError: If there is no such file.
+      TypeError: If `dtype` is not a floating type.
       ValueError: If an option is not supported or not stated, the file is
         damaged or a pickle, or an array is missing, unknown, misshapen or not
         finite.
@@ -324,24 +337,14 @@ def load(
     checks.choice("weights", weights, tuple(WEIGHTS))
     text = _text(config)
     like = traverse_util.flatten_dict(_configured(text).params, sep=".")
-    node = _restored(path)
-    for part in WEIGHTS[weights]:
-        present = sorted(map(str, node)) if isinstance(node, dict) else []
-        message = f"{path} has no {'.'.join(WEIGHTS[weights])}: {part} not in {present}"
-        checks.require(part in present, message)
-        node = node[part]
-    # Variables as `init` returns them, beside parameters alone.
-    node = (
-        node["params"] if isinstance(node, dict) and set(node) == {"params"} else node
-    )
+    selected = _selected(path, _restored(path), weights)
     arrays = {
-        name: _unpadded(np.asarray(leaf), like.get(name))
-        for name, leaf in traverse_util.flatten_dict({"": node}, sep=".").items()
-        for name in [name.removeprefix(".")]
+        name: _unpadded(array, like.get(name))
+        for name, array in _flattened(selected).items()
     }
     shapes = {name: leaf.shape for name, leaf in like.items()}
     checks.state_dict(str(path), arrays, shapes, exact=True)
-    params = {name: _parameter(arrays[name], dtype) for name in like}
+    params = {name: state_dicts.parameter(arrays[name], dtype) for name in like}
     return ScoreModel(traverse_util.unflatten_dict(params, sep="."), config_json=text)
 
 
@@ -356,6 +359,7 @@ def initialised(key: Array, config: Mapping[str, Any]) -> ScoreModel:
       The model.
 
     Raises:
+      TypeError: If `key` is not a typed key.
       ValueError: If an option is not supported or not stated.
     """
     text = _text(config)
@@ -368,9 +372,11 @@ def _restored(path):
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     stored = path.read_bytes()
-    pickled = stored.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04"))
+    # A pickle of protocol 2 or above begins with the byte 128, which is a whole and
+    # empty dict in msgpack.
+    zipped, pickled = stored.startswith(b"PK\x03\x04"), stored[:1] == b"\x80" != stored
     checks.require(
-        not pickled,
+        not (zipped or pickled),
         f"{path} is a file of torch or a pickle, which can run any code and is not "
         "read. Checkpoints of the Flax code are msgpack files",
     )
@@ -379,19 +385,36 @@ def _restored(path):
     except MemoryError:
         raise
     except Exception as error:  # msgpack has errors of its own
-        raise ValueError(f"{path} is no Flax checkpoint: {error!r}") from error
-    checks.require(isinstance(state, dict), f"{path} is no Flax checkpoint of a dict")
+        raise ValueError(f"{path} is not a Flax checkpoint: {error!r}") from error
+    checks.require(
+        isinstance(state, dict), f"{path} is not a Flax checkpoint of a dict"
+    )
     return state
+
+
+def _selected(path, state, weights):
+    """The parameters in the state of a training, a nested dict."""
+    node = state
+    for part in WEIGHTS[weights]:
+        present = sorted(map(str, node)) if isinstance(node, dict) else []
+        message = f"{path} has no {'.'.join(WEIGHTS[weights])}: {part} not in {present}"
+        checks.require(part in present, message)
+        node = node[part]
+    # Variables as `init` returns them, beside parameters alone.
+    is_variables = isinstance(node, dict) and set(node) == {"params"}
+    return node["params"] if is_variables else node
+
+
+def _flattened(node):
+    """Arrays by their names, none if the node is not a dict."""
+    flat = traverse_util.flatten_dict(node) if isinstance(node, dict) else {}
+    return {".".join(map(str, path)): np.asarray(leaf) for path, leaf in flat.items()}
 
 
 def _unpadded(array, like):
     """A norm's parameters (1, 1, 1, C), as Flax 0.3 has them, as (C,)."""
     padded = like is not None and array.shape == (1, 1, 1, *like.shape)
     return array.reshape(like.shape) if padded else array
-
-
-def _parameter(array, dtype):
-    return jnp.asarray(array.astype(dtype or np.promote_types(array.dtype, np.float32)))
 
 
 def _text(config):
@@ -403,8 +426,14 @@ def _text(config):
         section: {k: v for k, v in config[section].items() if keys is None or k in keys}
         for section, keys in sections.items()
     }
-    text = json.dumps(used, sort_keys=True)
-    return text
+    return json.dumps(used, sort_keys=True, default=_plain)
+
+
+def _plain(value):
+    """Numbers and lists of Python for those of NumPy."""
+    message = f"config must hold numbers, strings, lists and dicts, got {value!r}"
+    checks.require(isinstance(value, np.generic | np.ndarray), message)
+    return value.tolist()
 
 
 @functools.lru_cache(maxsize=64)
@@ -425,6 +454,10 @@ def _configured(text):
 
 def _made(o):
     """The network of checked options."""
+    fourier = o["name"] == "ncsnpp" and o["embedding_type"] == "fourier"
+    divide_by = "none"
+    if o["scale_by_sigma"]:
+        divide_by = "label" if fourier else "level"
     shared = {
         "features": o["nf"],
         "multipliers": o["ch_mult"],
@@ -434,13 +467,11 @@ def _made(o):
         "centered": o["centered"],
         "conditional": o["conditional"],
         "resample_convolved": o["resamp_with_conv"],
-        "sigmas": tuple(_ladder(o).tolist()) if o["scale_by_sigma"] else None,
+        "divide_by": divide_by,
+        "sigmas": tuple(_ladder(o).tolist()) if divide_by == "level" else (),
     }
     if o["name"] == "ddpm":
         return NCSNpp(**shared, original=True)
-    fourier = o["embedding_type"] == "fourier"
-    if fourier and o["scale_by_sigma"]:
-        shared["sigmas"] = ()
     return NCSNpp(
         **shared,
         taps=o["fir_kernel"] if o["fir"] else None,
@@ -450,6 +481,7 @@ def _made(o):
         input_pyramid=o["progressive_input"],
         combine=o["progressive_combine"],
         fourier=fourier,
+        fourier_scale=o["fourier_scale"],
     )
 
 

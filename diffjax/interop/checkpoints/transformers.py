@@ -16,7 +16,7 @@ from ...networks import attention
 from ...networks.dit import unpatchify
 from ...types import Array, ArrayLike, Scalar, pytree, static_field
 from .. import files, state_dicts
-from ..diffusers.layers import Table, sinusoids
+from ..diffusers.layers import Table, sinusoids, timestep_array
 
 __all__ = ["PUBLISHED", "Sizes", "Transformer"]
 
@@ -131,8 +131,7 @@ class Network(nn.Module):
         shape = (1, s.side**2, s.width)
         code = self.param("pos_embed", nn.initializers.zeros, shape)[0].astype(dtype)
         h = embed(x).reshape(-1, s.width) + code  # (side², width)
-        # bfloat16 has one value for the timesteps 996 … 998.
-        t = jnp.asarray(t, checks.promoted(dtype, jnp.float32))
+        t = timestep_array(t, dtype)
         times = sinusoids(t, TIME_FEATURES, cosine_first=True, shift=0)
         hidden = nn.silu(_dense(s.width, "t_embedder.mlp.0", times.astype(dtype)))
         table = Table(s.labels, s.width, name="y_embedder.embedding_table")
