@@ -3,6 +3,7 @@
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 
 from experiments.bench_networks import __main__ as bench_networks
@@ -30,8 +31,30 @@ def test_without_a_peer_the_times_stand_alone(tmp_path, monkeypatch, capsys):
     assert "the extra `peers`" in printed and "dit, forward + backward" in printed
 
 
+def test_a_gradient_that_differs_in_one_small_tensor_raises(tmp_path):
+    """Tensors are compared by name, each in units of its own size."""
+    peers = pytest.importorskip("experiments.bench_networks.torch_peers")
+    gradient = {"Dense_0": {"kernel": np.ones((2, 3)), "bias": np.full(3, 1e-6)}}
+    tensors = {
+        "Dense_0.weight": peers.torch.ones(3, 2),
+        "Dense_0.bias": peers.torch.full((3,), 2e-6),
+    }
+    programs = lambda: {"params": gradient}, lambda: tensors
+    with pytest.raises(ValueError, match="the two programs of dit must agree"):
+        bench_networks.compared("dit", *programs, 1)
+    tensors["Dense_0.bias"] /= 2
+    times = bench_networks.compared("dit", *programs, 1)
+    assert times["quartiles"] == (times["ratio"], times["ratio"])
+
+
 @pytest.mark.parametrize(
-    "field, value", [("networks", ("vit",)), ("threads", 10**6), ("alternations", 0)]
+    "field, value",
+    [
+        ("networks", ("vit",)),
+        ("networks", ()),
+        ("threads", 10**6),
+        ("alternations", 0),
+    ],
 )
 def test_bad_flags_are_named(field, value, tmp_path):
     with pytest.raises(ValueError, match=field):

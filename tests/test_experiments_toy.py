@@ -13,7 +13,7 @@ from experiments.bench_speed import __main__ as bench_speed
 from experiments.bench_speed import ratios as speed_ratios
 from experiments.bench_speed import solvers as speed_solvers
 from experiments.fokker_planck import __main__ as fokker_planck
-from experiments.shared import training
+from experiments.shared import timing, training
 from experiments.toy_flows import __main__ as toy_flows
 from experiments.toy_flows.fitting import FitConfig
 from experiments.toy_flows.kinds import KINDS
@@ -290,11 +290,11 @@ def test_a_loop_by_hand_is_the_librarys(tmp_path):
             grid,
         )
 
-    speed_ratios.same("euler_maruyama", lambda: library, by_hand)
+    timing.same("euler_maruyama", lambda: library, by_hand)
 
 
 def test_bench_speed_raises_on_loops_that_differ_and_parts_that_are_none(tmp_path):
     with pytest.raises(ValueError, match="must agree within 0.001"):
-        speed_ratios.same("a", lambda: 1.0, lambda: 1.01)
+        timing.same("a", lambda: 1.0, lambda: 1.01)
     with pytest.raises(ValueError, match="parts must be among loops, .*, got flow"):
         bench_speed.run(bench_speed.Config(out=tmp_path, parts=("flow",)))

@@ -7,9 +7,10 @@ A U-Net of 6.5 M parameters maps 16 images of 32×32×3, and a DiT of 16.5 M map
 32×32×4, in float32. The rows are the forward pass, forward and backward with the
 gradient by all parameters, and 20 steps of DDIM.
 
-The peer is the same network in eager PyTorch with the same weights, whose results
-must agree with ours. Both run in one process on the same cores, alternated A B, B
-A, …. A ratio is the median of the pairs' ratios, less than 1 where we are faster.
+The peer is the same network in eager PyTorch with the same weights, whose images and
+gradients must agree with ours. Both run in one process on the same cores, alternated
+A B, B A, …. A ratio is the median of the pairs' ratios, less than 1 where we are
+faster.
 
 With `--compiled` the module of `torch.compile` is a second peer, which needs a C++
 compiler and minutes. PyTorch is in the extra `peers`. Without it our own times are
@@ -27,8 +28,7 @@ import functools
 import importlib.util
 import os
 import pathlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -38,11 +38,9 @@ import numpy as np
 
 import diffjax as dj
 from diffjax import checks, grids, networks, predictions
-from experiments.bench_speed import ratios
-from experiments.shared import cli, files
+from experiments.shared import cli, files, timing
 from experiments.shared.figures import save_figure
-
-Program = Callable[[], Any]
+from experiments.shared.timing import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +114,8 @@ def run(config: Config) -> list[TimesRow]:
     Returns:
       The rows.
     """
+    message = f"networks must name at least one of {', '.join(CASES)}"
+    checks.require(config.networks, message)
     for name in config.networks:
         checks.choice("networks", name, tuple(CASES))
     checks.integer("alternations", config.alternations, 1)
@@ -154,7 +154,17 @@ def use_cores(threads: int) -> int:
 
 
 def measured(name: str, case: Case, config: Config, threads: int) -> Iterator[TimesRow]:
-    """The rows of one network."""
+    """The rows of one network.
+
+    Args:
+      name: Of the network.
+      case: The network and its batch.
+      config: The flags.
+      threads: Cores that PyTorch may use.
+
+    Yields:
+      A row per program and peer, or per program without PyTorch.
+    """
     key = jax.random.key(config.seed)
     x = jax.random.normal(key, (case.batch, *case.shape))
     params = jax.jit(case.net.init)(key, x[0], 0.5)
@@ -169,15 +179,30 @@ def measured(name: str, case: Case, config: Config, threads: int) -> Iterator[Ti
     peers = torch_programs(case.net, params, x, config, threads)
     for program, run_ours in ours.items():
         for peer, theirs in peers.items():
-            yield compared((name, program, peer), run_ours, theirs[program], config)
-        if not peers:
-            yield TimesRow(
-                name, program, "", *median_seconds([run_ours], rounds(program, config))
+            times = compared(
+                f"{name}, {program}, of {peer}",
+                run_ours,
+                theirs[program],
+                turns(program, config),
             )
+            yield TimesRow(name, program, peer, **times)
+        if not peers:
+            seconds = timing.alternated([run_ours], turns(program, config))
+            yield TimesRow(name, program, "", float(np.median(seconds)))
 
 
 def programs(net: Any, params: Any, x: jax.Array, steps: int) -> dict[str, Program]:
-    """Our programs by name."""
+    """Our programs by name.
+
+    Args:
+      net: The network.
+      params: Its parameters.
+      x: Images, (batch, H, W, C).
+      steps: Steps of the sampler.
+
+    Returns:
+      The forward pass, forward and backward, and the sampler.
+    """
     t = jnp.full(len(x), 0.5)
     apply = jax.vmap(net.apply, (None, 0, 0))
     forward = jax.jit(apply)
@@ -205,14 +230,33 @@ def programs(net: Any, params: Any, x: jax.Array, steps: int) -> dict[str, Progr
 
 
 def sampling_grid(schedule: Any, steps: int) -> jax.Array:
-    """The times of the sampler. They end above zero noise."""
+    """The times of the sampler. They end above zero noise.
+
+    Args:
+      schedule: The noise schedule.
+      steps: Number of steps.
+
+    Returns:
+      Decreasing times, (steps + 1,).
+    """
     return grids.log_snr(schedule, steps)
 
 
 def torch_programs(
     net: Any, params: Any, x: jax.Array, config: Config, threads: int
 ) -> dict[str, dict[str, Program]]:
-    """The same programs in PyTorch by the name of the peer. None without PyTorch."""
+    """The same programs in PyTorch.
+
+    Args:
+      net: The network.
+      params: Its parameters.
+      x: Images, (batch, H, W, C).
+      config: The flags.
+      threads: Cores that PyTorch may use.
+
+    Returns:
+      Programs by name, by the name of the peer. Empty without PyTorch.
+    """
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed (the extra `peers`): our own times alone")
         return {}
@@ -241,53 +285,62 @@ def torch_programs(
     }
 
 
-def compared(
-    names: tuple[str, str, str], ours: Program, theirs: Program, config: Config
-) -> TimesRow:
-    """The row of two programs, after their images were found to agree."""
-    network, program, peer = names
-    if program != "forward + backward":
-        from experiments.bench_networks.torch_peers import arrays
+def compared(name: str, ours: Program, theirs: Program, count: int) -> dict[str, Any]:
+    """Times of two programs.
 
-        name = f"{network}, {program}, of {peer}"
-        ratios.same(name, ours, lambda: arrays(theirs()), TOLERANCE)
-    count = rounds(program, config)
-    seconds = median_seconds([ours, theirs], count, quotients := [])
-    low, middle, high = (float(q) for q in np.percentile(quotients, (25, 50, 75)))
-    return TimesRow(network, program, peer, *seconds, middle, (low, high))
+    Args:
+      name: Of the pair, for the message.
+      ours: Our program.
+      theirs: The same in PyTorch.
+      count: Number of turns.
 
+    Returns:
+      The last fields of `TimesRow`.
 
-def rounds(program: str, config: Config) -> int:
-    """Number of turns of a program."""
-    return -(-config.alternations // (4 if "DDIM" in program else 1))
-
-
-def median_seconds(
-    programs: list[Program], count: int, quotients: list[float] | None = None
-) -> list[float]:
-    """Medians of the programs' times, in turns, each after one run.
-
-    `quotients` receives the quotient of the first and the last of each turn.
+    Raises:
+      ValueError: If their images or gradients differ.
     """
-    for program in programs:
-        jax.block_until_ready(program())
-    times = np.zeros((count, len(programs)))
-    for i in range(count):
-        order = range(len(programs))
-        for j in order if i % 2 == 0 else reversed(order):
-            start = time.perf_counter()
-            jax.block_until_ready(programs[j]())
-            times[i, j] = time.perf_counter() - start
-    if quotients is not None:
-        quotients += list(times[:, 0] / times[:, -1])
-    return [float(s) for s in np.median(times, axis=0)]
+    from experiments.bench_networks import torch_peers as peers
+
+    first, second = peers.comparable(ours(), theirs())
+    timing.same(name, lambda: first, lambda: second, TOLERANCE)
+    times = timing.alternated([ours, theirs], count)
+    seconds, peer_seconds = (float(median) for median in np.median(times, axis=0))
+    ratio, quartiles = timing.summary(times[:, 0] / times[:, 1])
+    return {
+        "seconds": seconds,
+        "peer_seconds": peer_seconds,
+        "ratio": ratio,
+        "quartiles": quartiles,
+    }
+
+
+def turns(program: str, config: Config) -> int:
+    """The number of times that a program is timed.
+
+    Args:
+      program: Its name.
+      config: The flags.
+
+    Returns:
+      The number of turns.
+    """
+    return -(-config.alternations // (4 if "DDIM" in program else 1))
 
 
 # ---------------------------------------------------------------------- report
 
 
 def report(rows: list[TimesRow], threads: int) -> dict[str, Any]:
-    """The rows as JSON, with the device that they were measured on."""
+    """The rows as JSON, with the device that they were measured on.
+
+    Args:
+      rows: The rows.
+      threads: Cores that both sides ran on.
+
+    Returns:
+      The content of metrics.json.
+    """
     device = jax.devices()[0].device_kind
     return {
         "device": device,
@@ -321,15 +374,15 @@ def draw(rows: list[TimesRow]) -> Any:
     figure, axis = plt.subplots(
         figsize=(7.5, 0.4 * len(rows) + 1.2), layout="constrained"
     )
-    places = np.arange(len(rows))[::-1]
+    positions = np.arange(len(rows))[::-1]
     against = all(row.quartiles for row in rows)
     values = np.array([row.ratio if against else row.seconds for row in rows])
     spread = None
     if against:
         quartiles = np.array([row.quartiles for row in rows])
         spread = np.abs(quartiles - values[:, None]).T
-    axis.barh(places, values, xerr=spread, color="#5b8db8", height=0.62)
-    axis.set_yticks(places, [title(row) for row in rows], fontsize=9)
+    axis.barh(positions, values, xerr=spread, color="#5b8db8", height=0.62)
+    axis.set_yticks(positions, [title(row) for row in rows], fontsize=9)
     if against:
         axis.axvline(1, color="black", linewidth=0.8, linestyle=":")
     axis.set_xlabel("our time over the peer's (median, quartiles)" if against else "s")

@@ -5,7 +5,8 @@ its state after a change of layouts. Images are (batch, channels, height, width)
 """
 
 import importlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -128,40 +129,43 @@ class TorchUNet(nn.Module):
 
     def __init__(self, net: UNet, channels: int):
         super().__init__()
-        self.net, self.made = net, {"ResidualBlock": 0, "AttentionBlock": 0}
+        self.net, self.counts = net, {"ResidualBlock": 0, "AttentionBlock": 0}
         dim, width = 4 * net.width, net.width
         self.Conditioning_0 = Conditioning(dim)
         self.Conv_0 = nn.Conv2d(channels, width, 3, padding=1)
-        held, skips = width, [width]
+        current, skips = width, [width]
         for level, factor in enumerate(net.multipliers):
-            skips += [held] * (level > 0)
+            skips += [current] * (level > 0)
             for _ in range(net.blocks):
-                held = self._add(level, held, factor * width, dim)
-                skips.append(held)
-        self._name("ResidualBlock", ResidualBlock(held, held, dim))
-        self._name("AttentionBlock", AttentionBlock(held, net.heads))
-        self._name("ResidualBlock", ResidualBlock(held, held, dim))
+                current = self._add_level(level, current, factor * width, dim)
+                skips.append(current)
+        self._add(ResidualBlock(current, current, dim))
+        self._add(AttentionBlock(current, net.heads))
+        self._add(ResidualBlock(current, current, dim))
         for level, factor in reversed([*enumerate(net.multipliers)]):
             for _ in range(net.blocks + 1):
-                held = self._add(level, held + skips.pop(), factor * width, dim)
-        self.GroupNorm_0 = GroupNorm(held)
-        self.Conv_1 = nn.Conv2d(held, channels, 3, padding=1)
+                inputs = current + skips.pop()
+                current = self._add_level(level, inputs, factor * width, dim)
+        self.GroupNorm_0 = GroupNorm(current)
+        self.Conv_1 = nn.Conv2d(current, channels, 3, padding=1)
 
-    def _add(self, level: int, inputs: int, channels: int, dim: int) -> int:
-        self._name("ResidualBlock", ResidualBlock(inputs, channels, dim))
+    def _add_level(self, level: int, inputs: int, channels: int, dim: int) -> int:
+        self._add(ResidualBlock(inputs, channels, dim))
         if level in self.net.attention_resolutions:
-            self._name("AttentionBlock", AttentionBlock(channels, self.net.heads))
+            self._add(AttentionBlock(channels, self.net.heads))
         return channels
 
-    def _name(self, kind: str, block: Any) -> None:
-        self.add_module(f"{kind}_{self.made[kind]}", block)
-        self.made[kind] += 1
+    def _add(self, block: Any) -> None:
+        """Number the block within its class, as Linen does."""
+        kind = type(block).__name__
+        self.add_module(f"{kind}_{self.counts[kind]}", block)
+        self.counts[kind] += 1
 
     def forward(self, x: Any, features: Any) -> Any:
         """The network of images (batch, C, H, W) and the features of their times."""
         c = self.Conditioning_0(features)
-        blocks = (getattr(self, f"ResidualBlock_{i}") for i in range(999))
-        attentions = (getattr(self, f"AttentionBlock_{i}") for i in range(999))
+        blocks = (getattr(self, f"ResidualBlock_{i}") for i in itertools.count())
+        attentions = (getattr(self, f"AttentionBlock_{i}") for i in itertools.count())
 
         def block(level: int, h: Any) -> Any:
             h = next(blocks)(h, c)
@@ -277,21 +281,41 @@ def twin(net: UNet | DiT, params: Any, side: int, channels: int) -> Any:
     else:
         module = TorchDiT(net, channels, side)
     expected = module.state_dict()
-    state = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params["params"])[0]:
-        *parents, last = (entry.key for entry in path)
-        name = ".".join([*parents, "bias" if last == "bias" else "weight"])
-        value = np.array(leaf)
-        if last == "kernel":
-            # (..., in, out) -> (out, in, ...)
-            value = np.moveaxis(value, (-1, -2), (0, 1))
-        state[name] = torch.from_numpy(value.reshape(expected[name].shape).copy())
+    state = {
+        name: torch.from_numpy(value.reshape(expected[name].shape).copy())
+        for name, value in by_name(params).items()
+    }
     module.load_state_dict(state)
     return module
 
 
+def by_name(tree: Any) -> dict[str, np.ndarray]:
+    """Our parameters, or a gradient by them, in the names and layout of the module.
+
+    Shapes lack the sides of convolutions of 1×1.
+    """
+    arrays = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree["params"])[0]:
+        *parents, last = (entry.key for entry in path)
+        name = ".".join([*parents, "bias" if last == "bias" else "weight"])
+        value = np.asarray(leaf)
+        if last == "kernel":
+            # (..., in, out) -> (out, in, ...)
+            value = np.moveaxis(value, (-1, -2), (0, 1))
+        arrays[name] = value
+    return arrays
+
+
 def times(net: UNet | DiT, t: Any) -> Any:
-    """The features of times (batch,) that the module takes, (batch, 128)."""
+    """The features of times that the module takes.
+
+    Args:
+      net: Our network.
+      t: Times, (batch,).
+
+    Returns:
+      (batch, 128).
+    """
     waves = np.array(sinusoidal(np.asarray(t), TIME_FEATURES, *net.time_frequencies))
     return torch.from_numpy(waves)
 
@@ -301,13 +325,33 @@ def images(x: Any) -> Any:
     return torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
 
 
-def arrays(x: Any) -> np.ndarray:
-    """A tensor (batch, C, H, W) as images (batch, H, W, C)."""
-    return np.moveaxis(x.detach().numpy(), 1, -1)
+def comparable(ours: Any, theirs: Any) -> tuple[Any, Any]:
+    """The results of two equal programs in one layout.
+
+    Args:
+      ours: Images (batch, H, W, C), or a gradient by our parameters.
+      theirs: Images (batch, C, H, W), or a gradient by name.
+
+    Returns:
+      Images (batch, H, W, C) of both, or the entries of both gradients by name.
+    """
+    if not isinstance(theirs, dict):
+        return np.asarray(ours), np.moveaxis(theirs.numpy(), 1, -1)
+    of_ours = {name: value.ravel() for name, value in by_name(ours).items()}
+    return of_ours, {name: value.numpy().ravel() for name, value in theirs.items()}
 
 
 def forward(module: Any, x: Any, features: Any) -> Callable[[], Any]:
-    """The program of one evaluation without gradients."""
+    """The program of one evaluation without gradients.
+
+    Args:
+      module: The network.
+      x: Images, (batch, C, H, W).
+      features: Features of the times, (batch, 128).
+
+    Returns:
+      The program, which returns images.
+    """
 
     def program() -> Any:
         with torch.inference_mode():
@@ -317,17 +361,31 @@ def forward(module: Any, x: Any, features: Any) -> Callable[[], Any]:
 
 
 def gradients(module: Any, x: Any, features: Any) -> Callable[[], Any]:
-    """The program of the gradient of the output's mean square by all parameters."""
-    parameters = list(module.parameters())
+    """The program of the gradient of the output's mean square by all parameters.
+
+    Args:
+      module: The network.
+      x: Images, (batch, C, H, W).
+      features: Features of the times, (batch, 128).
+
+    Returns:
+      The program, which returns the gradient by name.
+    """
+    parameters = dict(module.named_parameters())
+    # A compiled module is a wrapper of that name.
+    names = [name.removeprefix("_orig_mod.") for name in parameters]
 
     def program() -> Any:
         loss = (module(x, features) ** 2).mean()
-        return torch.autograd.grad(loss, parameters)
+        gradient = torch.autograd.grad(loss, list(parameters.values()))
+        return dict(zip(names, gradient, strict=True))
 
     return program
 
 
-def ddim(module: Any, x: Any, features: Any, coefficients: Any) -> Callable[[], Any]:
+def ddim(
+    module: Any, x: Any, features: Any, coefficients: Sequence[tuple[float, float]]
+) -> Callable[[], Any]:
     """The loop of x ← a x + b F(x, t) over the steps.
 
     Args:
@@ -337,7 +395,7 @@ def ddim(module: Any, x: Any, features: Any, coefficients: Any) -> Callable[[], 
       coefficients: (a, b) of each step.
 
     Returns:
-      The program.
+      The program, which returns images.
     """
 
     def program() -> Any:

@@ -19,7 +19,7 @@ from experiments.bench_speed.ratios import (
     RatioRow,
     compiled_at,
     growth,
-    summary,
+    row_of,
 )
 from experiments.bench_speed.solvers import mixture
 
@@ -66,7 +66,7 @@ def memory(config: Config) -> Iterator[RatioRow]:
                 return
             bytes_of.append(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
         ratio = bytes_of[1] / bytes_of[0]
-        yield summary(
+        yield row_of(
             f"memory at 2000 steps against 20, path={path}",
             [ratio],
             None if path else 1.1,
@@ -101,6 +101,6 @@ def imports(config: Config) -> Iterator[RatioRow]:
             check=True,
         )
         seconds.append(float(done.stdout))
-    yield summary(
+    yield row_of(
         "import diffjax, beyond jax and flax", seconds, IMPORT_LIMIT, "seconds"
     )

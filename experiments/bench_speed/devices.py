@@ -17,7 +17,7 @@ import numpy as np
 
 from diffjax import networks, training
 from diffjax.training import parallel
-from experiments.bench_speed.ratios import Config, RatioRow, summary
+from experiments.bench_speed.ratios import Config, RatioRow, row_of
 
 DEVICES, BATCH = 8, 96
 
@@ -41,7 +41,7 @@ def eight_devices(config: Config) -> Iterator[RatioRow]:
     limits = {"operations": 1.1, "examples": 1.0, "bytes of the state": 1.15}
     for name, share in shares.items():
         row = f"{name} of one of {DEVICES} devices, × {DEVICES}"
-        yield summary(row, [DEVICES * share], limits[name])
+        yield row_of(row, [DEVICES * share], limits[name])
 
 
 def shares() -> dict[str, float]:

@@ -19,13 +19,12 @@ from diffjax.types import pytree
 from experiments.bench_speed import flow_peers
 from experiments.bench_speed.ratios import (
     Config,
-    Program,
     RatioRow,
     compare,
     compiled_at,
     growth,
-    same,
 )
+from experiments.shared.timing import Program, same
 
 SIZE, LAYERS, WIDTH = 8, 8, 64
 """Entries of an example, coupling layers, units of each of the two hidden layers

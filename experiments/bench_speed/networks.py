@@ -12,7 +12,8 @@ import optax
 import diffjax as dj
 from diffjax import grids, guidance, networks, predictions, solvers, training
 from experiments.bench_speed.by_hand import BY_HAND, dpmpp_2m_by_hand, loop_by_hand
-from experiments.bench_speed.ratios import Config, RatioRow, compare, same
+from experiments.bench_speed.ratios import Config, RatioRow, compare
+from experiments.shared.timing import same
 
 
 def network_loops(config: Config) -> Iterator[RatioRow]:

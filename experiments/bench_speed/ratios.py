@@ -6,15 +6,15 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-Program = Callable[[], Any]
-"""A function () -> arrays."""
+from experiments.shared import timing
+from experiments.shared.timing import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,41 +59,18 @@ def compare(
     name: str, a: Program, b: Program, alternations: int, at_most: float | None = None
 ) -> RatioRow:
     """The row of time(a) / time(b), after each has run once."""
-    programs = (a, b)
-    for program in programs:
-        jax.block_until_ready(program())
-    ratios = []
-    for i in range(alternations):
-        seconds = {}
-        for j in (0, 1) if i % 2 == 0 else (1, 0):
-            start = time.perf_counter()
-            jax.block_until_ready(programs[j]())
-            seconds[j] = time.perf_counter() - start
-        ratios.append(seconds[0] / seconds[1])
-    return summary(name, ratios, at_most)
+    seconds = timing.alternated((a, b), alternations)
+    return row_of(name, seconds[:, 0] / seconds[:, 1], at_most)
 
 
-def summary(
-    name: str, values: list[float], at_most: float | None = None, unit: str = ""
+def row_of(
+    name: str,
+    values: Sequence[float] | np.ndarray,
+    at_most: float | None = None,
+    unit: str = "",
 ) -> RatioRow:
     """The row with the median and quartiles of values."""
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    return RatioRow(name, float(middle), (float(low), float(high)), at_most, unit)
-
-
-def same(name: str, a: Program, b: Program, tolerance: float = 1e-3) -> None:
-    """Raise ValueError unless both programs compute the same array, up to
-    rounding.
-
-    Otherwise their ratio would be meaningless.
-    """
-    x, y = np.asarray(a()), np.asarray(b())
-    error = np.abs(x - y).max() / np.abs(y).max()
-    if not error < tolerance:
-        raise ValueError(
-            f"{name} and its loop by hand must agree within {tolerance}, got a "
-            f"relative error of {error}"
-        )
+    return RatioRow(name, *timing.summary(values), at_most, unit)
 
 
 def compiled_at(
@@ -121,10 +98,10 @@ def growth(
     `name` has {} for the size.
     """
     least = min(seconds)
-    yield summary(name.format(least), seconds[least], unit="seconds")
+    yield row_of(name.format(least), seconds[least], unit="seconds")
     for size in sorted(seconds)[1:]:
         ratios = [b / a for a, b in zip(seconds[least], seconds[size], strict=True)]
-        yield summary(f"{name.format(size)} against {least}", ratios, at_most)
+        yield row_of(f"{name.format(size)} against {least}", ratios, at_most)
 
 
 @contextlib.contextmanager

@@ -19,8 +19,9 @@ from experiments.bench_speed.by_hand import (
     example_keys,
     loop_by_hand,
 )
-from experiments.bench_speed.ratios import Config, RatioRow, compare, same
+from experiments.bench_speed.ratios import Config, RatioRow, compare
 from experiments.shared import solvers as solver_table
+from experiments.shared.timing import same
 
 COMPONENTS, DIMENSION = 8, 6
 """Components and dimension of the exact mixture."""
