@@ -99,13 +99,15 @@ def _shape(x, kernel, *, precision):
 
 def _by_x(cotangent, x, kernel, *, precision):
     """g kernelᵀ."""
-    return _contract(cotangent, kernel, (cotangent.ndim - 1,), (1,), precision)
+    gradient = _contract(cotangent, kernel, (cotangent.ndim - 1,), (1,), precision)
+    return gradient.astype(x.aval.dtype)
 
 
 def _by_kernel(cotangent, x, kernel, *, precision):
     """xᵀ g over all axes but the last."""
     axes = tuple(range(x.ndim - 1))
-    return _contract(x, cotangent, axes, axes, precision)
+    gradient = _contract(x, cotangent, axes, axes, precision)
+    return gradient.astype(kernel.aval.dtype)
 
 
 def _batched(arguments, axes, *, precision):
