@@ -106,5 +106,8 @@ def test_a_stored_function_is_a_call_of_its_own_with_all_derivatives():
     )
     hessians = [jax.jit(jax.hessian(f))(x) for f in (chain, plain)]
     chex.assert_trees_all_close(*hessians, rtol=1e-5, atol=1e-6)
-    total = stored.residual_sum(x, x, 0.5)
-    np.testing.assert_array_equal(total, x)
+    for total in (
+        stored.residual_sum(x, x, 0.5),
+        stored.residual_sum(h=x, branch=x, factor=0.5),
+    ):
+        np.testing.assert_array_equal(total, x)

@@ -85,10 +85,11 @@ class GroupNorm(nn.Module):
 
 @functools.cache
 def _normalise(groups: int, epsilon: float, silu: bool) -> Any:
-    """The norm of h (..., C), slope (C,) and offset (C,), stored."""
+    """The stored function (h (..., C), slope (C,), offset (C,)) -> normalised h."""
 
-    # Checkpoints, because the backward pass then reads h alone. The calls are
-    # separate, so that nothing can merge the two computations.
+    # `jax.checkpoint` makes the backward pass read h alone. `prevent_cse=False`
+    # is safe because the calls of `stored` are separate, so XLA cannot merge the
+    # two computations.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def affine(h: Array, mean: Array, slope: Array, offset: Array) -> Array:
         y = (h - mean) * slope + offset
@@ -108,7 +109,7 @@ def _statistics(h: Array, groups: int) -> tuple[Array, Array]:
     """Mean and variance (C,) of the group of each channel, of h (..., C)."""
     channels = h.shape[-1]
     rows = h.reshape(-1, channels)  # (N, C)
-    # Without the first row, nothing cancels where the mean is large.
+    # Subtracting the first row avoids cancellation where the mean is large.
     origin = jax.lax.stop_gradient(rows[0])
     first, second = _moments(rows, origin)  # (C,)
     # (C,) -> (groups, C / groups)

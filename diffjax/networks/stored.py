@@ -1,4 +1,4 @@
-"""Functions whose results XLA stores, where it would compute them again."""
+"""Functions whose results XLA keeps instead of computing them again."""
 
 import functools
 from collections.abc import Callable
@@ -19,9 +19,9 @@ def stored(function: Callable) -> Callable:
     of a residual network, where a cotangent is a sum over all blocks that
     follow, every block then computes that sum again.
 
-    A call that is not inlined is the border of a fusion, and so are the calls
-    of its derivatives. `jax.lax.optimization_barrier` is none, because XLA
-    removes it before it fuses.
+    XLA does not fuse across a call that is not inlined, nor across the calls of
+    its derivatives. `jax.lax.optimization_barrier` does not help: XLA removes it
+    before it fuses.
 
     The gradient of a U-Net of 6.5 M parameters, 16 × 32×32×3 on one core, takes
     1.53 s with stored norms and residual sums, and 2.6 s without. On other
@@ -36,17 +36,17 @@ def stored(function: Callable) -> Callable:
 
     @jax.jit
     @functools.wraps(function)
-    def compiled(*args: Any) -> Any:
-        # Otherwise functions that are compiled themselves were calls as well.
+    def compiled(*args: Any, **kwargs: Any) -> Any:
+        # Without this, jitted functions inside `function` would become calls too.
         with set_xla_metadata(inlineable="true"):
-            return function(*args)
+            return function(*args, **kwargs)
 
     @functools.wraps(function)
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if jax.default_backend() != "cpu":
-            return function(*args)
+            return function(*args, **kwargs)
         with set_xla_metadata(inlineable="false"):
-            return compiled(*args)
+            return compiled(*args, **kwargs)
 
     return call
 
@@ -62,6 +62,9 @@ def residual_sum(h: Array, branch: Array, factor: float = 1.0) -> Array:
 
     Returns:
       The output of the block.
+
+    Example:
+      >>> h = dj.networks.stored.residual_sum(jnp.ones(3), jnp.ones(3), factor=0.5)
     """
     return (h + branch) * factor
 
