@@ -19,7 +19,12 @@ def downsample(h: Array) -> Array:
 
 def upsample(h: Array) -> Array:
     """Each pixel as a 2 × 2 block: (H, W, C) -> (2H, 2W, C)."""
-    return jnp.repeat(jnp.repeat(h, 2, axis=0), 2, axis=1)
+    height, width, channels = h.shape
+    # A broadcast instead of `jnp.repeat`, a gather, whose gradient scatters.
+    repeated = jnp.broadcast_to(
+        h[:, None, :, None, :], (height, 2, width, 2, channels)
+    )  # (H, 2, W, 2, C)
+    return repeated.reshape(2 * height, 2 * width, channels)
 
 
 def resample(h: Array, change: str) -> Array:

@@ -13,6 +13,8 @@ from flax import linen as nn
 
 from ... import checks
 from ...networks import GroupNorm, attention
+from ...networks.pyramid import downsample
+from ...networks.pyramid import upsample as doubled
 from ...types import Array, Scalar
 
 __all__ = [
@@ -97,21 +99,12 @@ def convolution(
     return nn.Conv(channels, (side, side), dtype=dtype, name=name, **settings)
 
 
-def doubled(h: Array) -> Array:
-    """Each pixel of (H, W, C) four times, (2 H, 2 W, C)."""
-    height, width, channels = h.shape
-    # A broadcast instead of a gather, whose gradient would scatter.
-    repeated = jnp.broadcast_to(
-        h[:, None, :, None, :], (height, 2, width, 2, channels)
-    )  # (H, 2, W, 2, C)
-    return repeated.reshape(2 * height, 2 * width, channels)
-
-
 def halved(h: Array) -> Array:
-    """Means of 2 × 2 pixels of (H, W, C), (H // 2, W // 2, C)."""
-    height, width, channels = h.shape[0] // 2, h.shape[1] // 2, h.shape[2]
-    cut = h[: 2 * height, : 2 * width]
-    return cut.reshape(height, 2, width, 2, channels).mean((1, 3))
+    """Means of 2 × 2 pixels of (H, W, C), (H // 2, W // 2, C).
+
+    The last row or column of an odd side is left out.
+    """
+    return downsample(h[: h.shape[0] // 2 * 2, : h.shape[1] // 2 * 2])
 
 
 class Downsample2D(nn.Module):
