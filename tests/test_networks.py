@@ -25,6 +25,7 @@ from diffjax.networks import (
 from diffjax.networks.dit import DiTBlock, patchify, positions, unpatchify
 from diffjax.networks.embeddings import ConditionEmbedding
 from diffjax.networks.layers import Attention
+from diffjax.networks.magnitude import MPFourier
 from diffjax.networks.mlp import MLPBlock
 from diffjax.networks.pyramid import downsample, upsample
 from diffjax.networks.unet import ResidualBlock
@@ -320,6 +321,26 @@ def test_bfloat16_computes_within_its_rounding_and_returns_float32(name):
     )
     once = relative(run_batch(ROWS[name].model, rounded, x, t, condition), exact)
     assert once / 2 < relative(out, exact) < 4 * once
+
+
+@networks
+def test_a_bfloat16_network_has_the_time_features_of_a_float32_one(name):
+    """bfloat16 has steps of 1/2 near 79."""
+    x, t, condition = (leaf[0] for leaf in batch(name))
+    embeddings = lambda module, _: isinstance(module, TimeEmbedding | MPFourier)
+
+    @functools.partial(quick, static_argnums=0)
+    def features(model, x, t):
+        _, state = model.apply(
+            perturbed(name), x, t, condition, capture_intermediates=embeddings
+        )
+        return jax.tree.leaves(state["intermediates"])
+
+    (exact,) = features(ROWS[name].model, x, t + 79)
+    model = ROWS[name].model.clone(dtype=jnp.bfloat16)
+    (ours,) = features(model, jnp.asarray(x, jnp.bfloat16), t + 79)
+    assert ours.dtype == jnp.float32
+    assert relative(ours, exact) < 100 * EPS
 
 
 @pytest.mark.parametrize("name", ["mlp", "dit", "unet"])

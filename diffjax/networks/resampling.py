@@ -24,13 +24,14 @@ class Style(NamedTuple):
     """Choices of a family of U-Nets.
 
     Attributes:
-      scaled: Whether c scales and shifts what the second norm returns, in
-        place of a shift before that norm.
-      projected: Whether the skip of a block that resamples has a 1 × 1
-        convolution, in place of none.
+      scaled: If True, c scales and shifts what the second norm returns. If
+        False, c shifts what that norm reads.
+      projected: If True, the skip of a block that resamples has a 1 × 1
+        convolution. If False, it has one only where the number of channels
+        changes.
       factor: Factor of a sum of two branches.
-      last_only: Whether on the way up only the last block of a resolution has
-        attention, in place of all of its blocks.
+      last_only: If True, only the last block of a resolution has attention on
+        the way up. If False, all of its blocks have.
     """
 
     scaled: bool
@@ -40,14 +41,14 @@ class Style(NamedTuple):
 
 
 class ResamplingBlock(nn.Module):
-    """Residual block that may resample, then attention, factor · skip(h) at first.
+    """Residual block that may resample, then attention.
 
         h ← f (skip(R h) + conv₂ dropout(SiLU(norm(conv₁ R SiLU(GN(h)), c))))
         h ← f (h + attention(GN(h)))
 
-    R halves or doubles the sides, and f is the factor. Dropout comes before
-    the last linear map, so that the mean over its masks is the block without
-    dropout.
+    R halves or doubles the sides, and f is the factor. Both branches are 0 at
+    initialisation. Dropout comes before the last linear map, so that the mean
+    over its masks is the block without dropout.
 
     Args:
       channels: Number of channels of the output.
@@ -103,7 +104,7 @@ class ResamplingBlock(nn.Module):
 
 
 class DDPMpp(OneProgram, nn.Module):
-    """DDPM++ U-Net F(x, t, condition), exactly 0 at first.
+    """DDPM++ U-Net F(x, t, condition), exactly 0 at initialisation.
 
     The network of Song et al. 2021, appendix H, in the form and with the sizes
     of Karras et al. 2022, appendices F.3 and F.4, for CIFAR-10. Blocks that
@@ -111,8 +112,8 @@ class DDPMpp(OneProgram, nn.Module):
     branches are divided by √2. `pyramid.pyramid` has the order of the blocks.
 
     Here q, k and v have no bias, see `Attention`. A condition is added to the
-    embedding of the time after its dense layers, and before them there. The
-    network is of one example. Batch it with `jax.vmap`.
+    embedding of the time after the dense layers. Karras et al. add it before
+    them. The network is of one example. Batch it with `jax.vmap`.
 
     Args:
       width: Number of channels before the multipliers.
@@ -204,8 +205,15 @@ class DDPMpp(OneProgram, nn.Module):
         h = nn.Conv(self.width, (3, 3), dtype=dtype)(
             fourier_inputs(x, self.input_frequencies)
         )  # (H, W, width)
-        block = functools.partial(self._block, c, train, dtype)
-        h = pyramid(
+        h = self._resolutions(h, functools.partial(self._block, c, train, dtype))
+        h = group_norm(h.shape[-1], dtype, silu=True)(h)
+        zeros = nn.initializers.zeros
+        last = nn.Conv(x.shape[2], (3, 3), kernel_init=zeros, dtype=x.dtype)
+        return last(h).reshape(shape)
+
+    def _resolutions(self, h: Array, block: Callable[..., Array]) -> Array:
+        """The walk of h (H, W, width) through all resolutions."""
+        return pyramid(
             h,
             [self.width * multiplier for multiplier in self.multipliers],
             blocks=self.blocks,
@@ -215,10 +223,6 @@ class DDPMpp(OneProgram, nn.Module):
             decode=block,
             join=lambda h, skip: jnp.concatenate([h, skip], axis=-1),
         )
-        h = group_norm(h.shape[-1], dtype, silu=True)(h)
-        zeros = nn.initializers.zeros
-        last = nn.Conv(x.shape[2], (3, 3), kernel_init=zeros, dtype=x.dtype)
-        return last(h).reshape(shape)
 
     def _block(
         self,
@@ -244,7 +248,7 @@ class DDPMpp(OneProgram, nn.Module):
 
 
 class ADM(DDPMpp):
-    """ADM U-Net F(x, t, condition), exactly 0 at first.
+    """ADM U-Net F(x, t, condition), exactly 0 at initialisation.
 
     The network of Dhariwal & Nichol 2021, section 3, with their sizes for
     ImageNet at 64 × 64. It differs from `DDPMpp`, whose fields it has: heads
@@ -252,8 +256,8 @@ class ADM(DDPMpp):
     scale and shift by c after a block's second norm, no convolution in the
     skip of a block that resamples, and sums that are not divided.
 
-    Theirs has biases of q, k and v, and 192 features of the time where 128 are
-    here.
+    Theirs has biases of q, k and v, and 192 features of the time. Ours has no
+    such biases and 128 features.
 
     Example:
       >>> net = dj.networks.ADM(width=4, multipliers=(1,), blocks=1,
