@@ -277,6 +277,40 @@ def test_the_null_condition_keeps_the_sizes_of_each_sample(known, tmp_path):
     assert null[0].shape == (2, 5, 6)
 
 
+@pytest.mark.slow
+def test_guided_samples_are_those_of_diffusers(tmp_path):
+    """Of Stable Diffusion XL's conditions, with other sizes for each sample."""
+    for library in ("torch", "diffusers"):
+        pytest.importorskip(library)
+    unet = {
+        "_class_name": "UNet2DConditionModel",
+        **TEXT,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 60,
+    }
+    folder = pipeline(tmp_path / "xl", unet=unet)
+    normal = np.random.default_rng(0).normal
+    np.savez(
+        tmp_path / "conditions.npz",
+        text=normal(size=(2, 5, 6)),
+        null_text=normal(size=(5, 6)),
+        pooled=normal(size=(3, 12)),
+        null_pooled=normal(size=12),
+        sizes=100 + normal(size=(3, 6)),
+    )
+    flags = {"samples": 3, "steps": 3, "scored": 0, "starts": 0, "guidance": 2.0}
+    config = Config(
+        folder,
+        out=tmp_path / "out",
+        embeddings=tmp_path / "conditions.npz",
+        compare=True,
+        **SMALL | flags,
+    )
+    # Rounding of float32.
+    assert import_model.run(config)["greatest_difference"] < 5e-5
+
+
 def test_a_folder_without_its_parts_raises(tmp_path):
     message = "there is no .*scheduler_config.json: pass --folder of a pipeline, or"
     with pytest.raises(FileNotFoundError, match=message):

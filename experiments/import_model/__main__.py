@@ -199,7 +199,15 @@ def _timed(sample, arguments):
 
 
 def decoded(parts: Parts, samples: np.ndarray) -> np.ndarray:
-    """Images of samples: themselves, or what the autoencoder makes of latents."""
+    """Images of samples, which the autoencoder makes of latents.
+
+    Args:
+      parts: Has the autoencoder, or None.
+      samples: Images or latents, (N, H, W, C).
+
+    Returns:
+      Images (N, H, W, C) in [−1, 1].
+    """
     if parts.coder is None:
         return samples
     images = jax.jit(lambda coder, z: jax.lax.map(coder.images, z))
