@@ -7,7 +7,6 @@ their repositories, damaged files raise by name, and pickles are never read.
 import collections
 import functools
 import json
-import pathlib
 import pickle
 from typing import NamedTuple
 
@@ -19,10 +18,9 @@ import pytest
 import diffjax as dj
 from diffjax.interop import files
 from diffjax.interop.checkpoints import dit, sit, trees
+from tests.golden import reading
 from tests.golden.checkpoint_rows import ROWS, SMALL, inputs
 from tests.golden.diffusers_rows import weights
-
-FILE = pathlib.Path(__file__).parent / "golden" / "checkpoints.npz"
 
 SUFFIXES = ("npz", "safetensors")
 
@@ -175,11 +173,7 @@ def test_pickles_are_not_read(tmp_path):
         trees.load(tmp_path / "a.h5")
 
 
-@functools.cache
-def golden():
-    """The arrays of the file by key."""
-    with np.load(FILE) as arrays:
-        return dict(arrays)
+golden = functools.partial(reading.golden, "checkpoints")
 
 
 def tensors_of(row):

@@ -19,10 +19,10 @@ import diffjax as dj
 from diffjax.interop import diffusers, state_dicts
 from diffjax.interop.diffusers import architectures, folder, model
 from tests import diffusers_models
+from tests.golden import reading
 from tests.golden.diffusers_rows import LARGE, ROWS, inputs, weights
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
-FILE = GOLDEN / "diffusers_networks.npz"
 FOLDERS = {
     "unet_2d/ddpm": GOLDEN / "diffusers_unet_2d_ddpm",
     "dit/plain": GOLDEN / "diffusers_dit_plain",
@@ -34,11 +34,7 @@ FAST += ("autoencoder/attention",)
 STEM = "diffusion_pytorch_model"
 
 
-@functools.cache
-def golden():
-    """The arrays of the file by key."""
-    with np.load(FILE) as arrays:
-        return dict(arrays)
+golden = functools.partial(reading.golden, "diffusers_networks")
 
 
 def config_of(row):

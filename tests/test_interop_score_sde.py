@@ -5,7 +5,6 @@
 
 import functools
 import json
-import pathlib
 import pickle
 import re
 
@@ -17,6 +16,7 @@ from flax import serialization, traverse_util
 
 import diffjax as dj
 from diffjax.interop.checkpoints import score_sde
+from tests.golden import reading
 from tests.golden.score_sde_rows import (
     DDPMPP,
     FOURIER,
@@ -30,14 +30,7 @@ from tests.golden.score_sde_rows import (
     weights,
 )
 
-FILE = pathlib.Path(__file__).parent / "golden" / "score_sde.npz"
-
-
-@functools.cache
-def golden():
-    """The arrays of the file by key."""
-    with np.load(FILE) as arrays:
-        return dict(arrays)
+golden = functools.partial(reading.golden, "score_sde")
 
 
 def shapes_of(row):

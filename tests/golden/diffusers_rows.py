@@ -4,9 +4,9 @@ A weight is a function of its tensor's name and shape, so that files hold inputs
 outputs alone.
 """
 
-import zlib
-
 import numpy as np
+
+from tests.golden.reading import generator
 
 __all__ = ["LARGE", "ROWS", "inputs", "weights"]
 
@@ -257,7 +257,7 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """
     tensors = {}
     for name, shape in shapes.items():
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        rng = generator(name)
         values = rng.normal(size=shape)
         if len(shape) > 1:
             tensors[name] = values / np.sqrt(np.prod(shape[1:]))
@@ -276,7 +276,7 @@ def inputs(row: str, config: dict) -> dict[str, np.ndarray]:
     Returns:
       x, t and the conditions in the order in which models take them.
     """
-    rng = np.random.default_rng(zlib.crc32(row.encode()))
+    rng = generator(row)
     sides = SIDES.get(row, (8, 8) if row in ROWS else (16, 16))
     channels = config.get("in_channels", 3 if "unet_2d/" in row else 4)
     channels = config.get("in_channels", 3) if "autoencoder" in row else channels

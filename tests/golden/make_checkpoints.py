@@ -11,7 +11,6 @@ compute in float64.
 import argparse
 import importlib.util
 import json
-import math
 import pathlib
 
 import numpy as np
@@ -19,16 +18,14 @@ import torch
 
 from tests.golden.checkpoint_rows import ROWS, SMALL, inputs
 from tests.golden.diffusers_rows import weights
+from tests.golden.sinusoids import sinusoids
 
 FOLDER = pathlib.Path(__file__).parent
 
 
-def sinusoids(t, dim, max_period=10000):
+def timestep_embedding(t, dim, max_period=10000):
     """`TimestepEmbedder.timestep_embedding` in float64."""
-    half = dim // 2
-    index = torch.arange(half, dtype=torch.float64)
-    angles = t[:, None].double() * torch.exp(-math.log(max_period) * index / half)
-    return torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+    return sinusoids(torch, t, dim, cosine_first=True, shift=0, period=max_period)
 
 
 def module_of(source, name):
@@ -36,7 +33,7 @@ def module_of(source, name):
     spec = importlib.util.spec_from_file_location(name, source / name / "models.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.TimestepEmbedder.timestep_embedding = staticmethod(sinusoids)
+    module.TimestepEmbedder.timestep_embedding = staticmethod(timestep_embedding)
     return module
 
 

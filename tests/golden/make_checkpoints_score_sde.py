@@ -22,17 +22,21 @@ import numpy as np
 from flax import traverse_util
 
 from tests.golden.score_sde_rows import LARGE, ROWS, TIME, example, weights
+from tests.golden.sinusoids import sinusoids
 
 FILE = pathlib.Path(__file__).parent / "score_sde.npz"
 
 
-def sinusoids(timesteps, embedding_dim, max_positions=10000):
+def timestep_embedding(timesteps, embedding_dim, max_positions=10000):
     """`get_timestep_embedding` in float64."""
-    half = embedding_dim // 2
-    omega = np.exp(-np.log(max_positions) * np.arange(half) / (half - 1))
-    angles = timesteps[:, None] * omega
-    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=1)
-    return jnp.pad(waves, [(0, 0), (0, embedding_dim % 2)])
+    return sinusoids(
+        jnp,
+        timesteps,
+        embedding_dim,
+        cosine_first=False,
+        shift=1,
+        period=max_positions,
+    )
 
 
 def stand_in(name, **members):
@@ -56,7 +60,7 @@ def imported(source):
     import models.utils
     import sde_lib
 
-    models.layers.get_timestep_embedding = sinusoids
+    models.layers.get_timestep_embedding = timestep_embedding
     return models.utils, sde_lib
 
 

@@ -24,6 +24,7 @@ import torch
 from diffusers.models import embeddings
 
 from tests.golden.diffusers_rows import LARGE, ROWS, inputs, weights
+from tests.golden.sinusoids import sinusoids
 
 FOLDER = pathlib.Path(__file__).parent
 FILE = FOLDER / "diffusers_networks.npz"
@@ -31,7 +32,7 @@ SAVED = {"unet_2d/ddpm": "10GB", "dit/plain": "20KB"}
 """Rows whose model is saved, and the size of a part."""
 
 
-def sinusoids(
+def timestep_embedding(
     timesteps,
     embedding_dim,
     flip_sin_to_cos=False,
@@ -40,13 +41,14 @@ def sinusoids(
     max_period=10000,
 ):
     """`get_timestep_embedding` in float64."""
-    half = embedding_dim // 2
-    index = torch.arange(half, dtype=torch.float64)
-    omega = torch.exp(-math.log(max_period) * index / (half - downscale_freq_shift))
-    angles = scale * timesteps[:, None].double() * omega[None]
-    waves = [torch.sin(angles), torch.cos(angles)]
-    waves = torch.cat(waves[::-1] if flip_sin_to_cos else waves, dim=-1)
-    return torch.nn.functional.pad(waves, (0, embedding_dim % 2))
+    return sinusoids(
+        torch,
+        scale * timesteps,
+        embedding_dim,
+        cosine_first=flip_sin_to_cos,
+        shift=downscale_freq_shift,
+        period=max_period,
+    )
 
 
 def pooled(self, x, forward=embeddings.AttentionPooling.forward):
@@ -55,7 +57,7 @@ def pooled(self, x, forward=embeddings.AttentionPooling.forward):
         return forward(self, x)
 
 
-embeddings.get_timestep_embedding = sinusoids
+embeddings.get_timestep_embedding = timestep_embedding
 embeddings.AttentionPooling.forward = pooled
 
 

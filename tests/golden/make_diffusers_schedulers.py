@@ -3,8 +3,8 @@
     python -m tests.golden.make_diffusers_schedulers  # needs torch and diffusers, 10 s
 
 The committed file was made by torch 2.13.0 (CPU) and diffusers 0.42.1. A run starts
-from two points in three dimensions. The network is the formula `network`, the noise
-of a draw is `draw`, so that the file holds only, under a run's name,
+from two points in three dimensions. The network and the noise are the formulas of
+`scheduler_rows`, so that the file holds only, under a run's name,
 
     config     the scheduler's configuration as diffusers states it, JSON
     settings   steps and mu, JSON
@@ -18,7 +18,6 @@ float32 (`make.double_precision`), and torch's default is float64.
 """
 
 import inspect
-import itertools
 import json
 import pathlib
 
@@ -27,130 +26,10 @@ import numpy as np
 import torch
 
 from tests.golden.make import double_precision, versions
+from tests.golden.scheduler_rows import ROWS, START, draw, network
 
 FILE = pathlib.Path(__file__).parent / "diffusers_schedulers.npz"
 STEPS = 20
-START = np.array([[0.9, -0.4, 0.2], [-1.3, 0.7, 0.5]])
-WEIGHTS = np.cos(np.arange(9.0)).reshape(3, 3)
-
-
-def network(xp, x, t):
-    """A smooth nonlinear function of a state (…, 3) and a timestep, as a network."""
-    phases = 1.0 + np.arange(3)
-    hidden = xp.tanh(x @ xp.asarray(WEIGHTS) + xp.cos(xp.asarray(phases) * t * 0.002))
-    return 0.6 * hidden + 0.3 * x
-
-
-def draw(i):
-    """The noise of draw i, of one example."""
-    return np.cos(1.7 * i + np.arange(3.0))
-
-
-def _rows():
-    """name -> (class, options, steps, mu)."""
-    rows = {}
-    main = {
-        "DDIM": dict(clip_sample=False),
-        "DPMSolverMultistep": {},
-        "UniPCMultistep": {},
-        "EulerDiscrete": {},
-    }
-    kinds = ("epsilon", "sample", "v_prediction")
-    spacings = ("leading", "linspace", "trailing")
-    betas = itertools.cycle(("linear", "scaled_linear", "squaredcos_cap_v2"))
-    for name, options in main.items():
-        for (kind, spacing), beta in zip(
-            itertools.product(kinds, spacings), betas, strict=False
-        ):
-            rows[f"{name}/{kind}/{spacing}"] = (
-                name,
-                dict(
-                    prediction_type=kind,
-                    timestep_spacing=spacing,
-                    beta_schedule=beta,
-                    steps_offset=1,
-                    **options,
-                ),
-            )
-        rows[f"{name}/zero_snr"] = (
-            name,
-            dict(
-                prediction_type="v_prediction",
-                timestep_spacing="trailing",
-                rescale_betas_zero_snr=True,
-                **options,
-            ),
-        )
-    noisy = dict(timestep_spacing="trailing", prediction_type="v_prediction")
-    end = dict(final_sigmas_type="sigma_min")
-    karras = dict(use_karras_sigmas=True)
-    short = {"steps": 10}
-    more = {
-        "ddim_first": ("DDIM", dict(clip_sample=False, set_alpha_to_one=False)),
-        "ddim_first_offset": (
-            "DDIM",
-            dict(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-        ),
-        "ddim_uneven": (
-            "DDIM",
-            dict(clip_sample=False, timestep_spacing="trailing", steps=7),
-        ),
-        "ddpm": ("DDPM", dict(clip_sample=False, prediction_type="v_prediction")),
-        "ddpm_large": (
-            "DDPM",
-            dict(
-                clip_sample=False, variance_type="fixed_large", beta_schedule="sigmoid"
-            ),
-        ),
-        "dpm_order_3": ("DPMSolverMultistep", dict(solver_order=3)),
-        "dpm_order_3_heun": (
-            "DPMSolverMultistep",
-            dict(solver_order=3, solver_type="heun", **end),
-        ),
-        "dpm_heun_euler": (
-            "DPMSolverMultistep",
-            dict(solver_type="heun", euler_at_final=True, **end),
-        ),
-        "dpm_short": ("DPMSolverMultistep", dict(solver_order=3, **end, **short)),
-        "dpm_karras": ("DPMSolverMultistep", dict(**karras)),
-        "dpm_sde": ("DPMSolverMultistep", dict(algorithm_type="sde-dpmsolver++")),
-        "dpm_noise": (
-            "DPMSolverMultistep",
-            dict(algorithm_type="dpmsolver", solver_order=3, **end),
-        ),
-        "dpm_clipped": (
-            "DPMSolverMultistep",
-            dict(beta_schedule="squaredcos_cap_v2", lambda_min_clipped=-5.1),
-        ),
-        "deis": ("DEISMultistep", dict(solver_order=3)),
-        "unipc_order_3": (
-            "UniPCMultistep",
-            dict(solver_order=3, solver_type="bh1", **end),
-        ),
-        "unipc_short": ("UniPCMultistep", dict(solver_order=3, **short)),
-        "unipc_karras": ("UniPCMultistep", dict(**karras)),
-        "euler_karras": ("EulerDiscrete", dict(**karras)),
-        "euler_exponential": (
-            "EulerDiscrete",
-            dict(use_exponential_sigmas=True, **end, **noisy),
-        ),
-        "euler_end": ("EulerDiscrete", dict(**end)),
-        "ancestral": ("EulerAncestralDiscrete", dict(**noisy)),
-        "heun": ("HeunDiscrete", dict(**noisy)),
-        "edm": ("EDMEuler", dict()),
-        "edm_exponential": ("EDMEuler", dict(sigma_schedule="exponential", **end)),
-        "edm_dpm": ("EDMDPMSolverMultistep", dict(solver_order=2)),
-        "flow": ("FlowMatchEulerDiscrete", dict(shift=3.0)),
-        "flow_dynamic": (
-            "FlowMatchEulerDiscrete",
-            dict(use_dynamic_shifting=True, mu=1.15),
-        ),
-        "flow_terminal": (
-            "FlowMatchEulerDiscrete",
-            dict(shift=2.0, shift_terminal=0.1, **karras),
-        ),
-    }
-    return {**rows, **more}
 
 
 class Draws:
@@ -162,7 +41,7 @@ class Draws:
     def __call__(self, shape, **kwargs):
         """The next draw."""
         self.count += 1
-        return torch.from_numpy(np.broadcast_to(draw(self.count - 1), shape).copy())
+        return torch.from_numpy(np.broadcast_to(draw(np, self.count - 1), shape).copy())
 
 
 def run(name, options, steps=STEPS, mu=None):
@@ -218,7 +97,7 @@ def config_of(scheduler):
 def main():
     """Writes the file."""
     files = versions("diffusers")
-    for row, (name, options) in _rows().items():
+    for row, (name, options) in ROWS.items():
         options = dict(options)
         settings = {
             "steps": options.pop("steps", STEPS),

@@ -1,8 +1,8 @@
 """Configurations, weights and inputs of the networks of Song et al. 2021, in tests."""
 
-import zlib
-
 import numpy as np
+
+from tests.golden.reading import generator
 
 VE = {"sde": "vesde", "continuous": True}
 VP = {"sde": "vpsde", "continuous": True}
@@ -149,7 +149,7 @@ def weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """
     arrays = {}
     for name, shape in shapes.items():
-        rng = np.random.default_rng(zlib.crc32(name.encode()))
+        rng = generator(name)
         values = rng.normal(size=shape)
         if name.endswith("scale"):
             arrays[name] = 1 + 0.1 * values
@@ -173,4 +173,4 @@ def example(row: str, config: dict) -> np.ndarray:
     """
     data = config["data"]
     shape = (data["image_size"], data["image_size"], data["num_channels"])
-    return np.random.default_rng(zlib.crc32(row.encode())).normal(size=shape)
+    return generator(row).normal(size=shape)
