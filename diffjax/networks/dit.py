@@ -97,7 +97,7 @@ class DiTBlock(nn.Module):
         h ← h + g₁ attention(adaLN₁(h))
         h ← h + g₂ MLP(adaLN₂(h))
 
-    Shifts, scales and gates are linear in c. The gates are zero at first.
+    Shifts, scales and gates are linear in c. The gates are zero at initialisation.
     Dropout comes before the last linear map, so that the mean over its masks
     is the block without dropout.
 
@@ -132,7 +132,7 @@ class DiTBlock(nn.Module):
 
 
 class DiT(OneProgram, nn.Module):
-    """Diffusion transformer F(x, t, condition) on patches, exactly 0 at first.
+    """Diffusion transformer F(x, t, condition) on patches, exactly 0 at initialisation.
 
     It follows Peebles & Xie 2023, without biases of q, k and v (see
     `Attention`). The network is of one example. Batch it with `jax.vmap`,

@@ -97,7 +97,7 @@ class EDM2Block(nn.Module):
 
 
 class EDM2(OneProgram, nn.Module):
-    """EDM2 U-Net F(x, t, condition), exactly 0 at first.
+    """EDM2 U-Net F(x, t, condition), exactly 0 at initialisation.
 
     The magnitude-preserving network of Karras et al. 2024, configuration G.
     Call `normalise_weights` on the parameters after each training step. x

@@ -21,7 +21,7 @@ __all__ = [
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates, linear in the conditioning vector and zero at first.
+    """Shifts, scales and gates, linear in c and zero at initialisation.
 
     This is adaLN-zero (Peebles & Xie 2023, DiT, section 3.2).
 
@@ -59,7 +59,7 @@ def modulate(h: Array, shift: Array, scale: Array) -> Array:
 
 
 class AdaptiveLayerNorm(nn.Module):
-    """Layer norm with a shift and a scale that are linear in c, and zero at first."""
+    """Layer norm with a shift and a scale, linear in c and zero at initialisation."""
 
     dtype: Any = None
 

@@ -16,7 +16,7 @@ __all__ = ["MLP"]
 
 
 class MLPBlock(nn.Module):
-    """Residual block of an MLP, the identity at first.
+    """Residual block of an MLP, the identity at initialisation.
 
         h + W₂ dropout(SiLU(W₁ adaLN(h, c)))
 
@@ -43,10 +43,10 @@ class MLPBlock(nn.Module):
 
 
 class MLP(OneProgram, nn.Module):
-    """Residual MLP F(x, t, condition) with adaptive layer norm, exactly 0 at first.
+    """Residual MLP F(x, t, condition), exactly 0 at initialisation.
 
-    Residual blocks are those of He et al. 2016, modulated as in Peebles & Xie
-    2023. The network is of one example. Batch it with `jax.vmap`.
+    Residual blocks are those of He et al. 2016, with the adaptive layer norm of
+    Peebles & Xie 2023. The network is of one example. Batch it with `jax.vmap`.
 
     Args:
       width: Number of features.

@@ -55,14 +55,14 @@ def groups_of(channels: int) -> int:
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of DDPM++ (Song et al. 2021, appendix H.2), skip(h)/√2 at first.
+    """Residual block of DDPM++ (Song et al. 2021, appendix H.2).
 
         (skip(h) + conv₂ dropout(SiLU(modulate(GN(conv₁ SiLU(GN(h))), c))))/√2
 
-    skip is a 1 × 1 convolution where the number of channels changes. Scale and
-    shift by c are those of Dhariwal & Nichol 2021, section 3. Dropout comes
-    before the last linear map, so that the mean over its masks is the block
-    without dropout.
+    It is skip(h)/√2 at initialisation. skip is a 1 × 1 convolution where the
+    number of channels changes. Scale and shift by c are those of Dhariwal &
+    Nichol 2021, section 3. Dropout comes before the last linear map, so that the
+    mean over its masks is the block without dropout.
 
     Args:
       channels: Number of channels of the output.
@@ -92,7 +92,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """(h + attention(GN(h)))/√2 over all pixels, h/√2 at first.
+    """(h + attention(GN(h)))/√2 over all pixels, h/√2 at initialisation.
 
     Args:
       heads: Number of heads.
@@ -119,7 +119,7 @@ class AttentionBlock(nn.Module):
 
 
 class UNet(OneProgram, nn.Module):
-    """U-Net F(x, t, condition), exactly 0 at first.
+    """U-Net F(x, t, condition), exactly 0 at initialisation.
 
     Resolution l has sides H/2^l and W/2^l and width · multipliers[l] channels.
     It has `blocks` residual blocks on the way down, and blocks + 1 on the way
