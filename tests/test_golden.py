@@ -7,7 +7,6 @@ references that are no solver of ours, and why.
 """
 
 import functools
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,7 @@ import diffjax as dj
 from diffjax import solvers
 from diffjax.solvers import driver, noise_source
 from tests.families import quick
-
-FOLDER = pathlib.Path(__file__).parent / "golden"
+from tests.golden.reading import golden
 
 ETAS = (0.0, 0.5, 1.0)
 TAUS = (0.0, 1.0)
@@ -174,13 +172,6 @@ WITHOUT_COUNTERPART = {
     },
 }
 """file -> {SAMPLER or SAMPLER/GRID: why no solver of ours is that}."""
-
-
-@functools.cache
-def golden(file):
-    """The arrays of a file by key."""
-    with np.load(FOLDER / f"{file}.npz") as arrays:
-        return dict(arrays)
 
 
 def runs(file):
