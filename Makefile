@@ -30,7 +30,7 @@ run: $(run_ready) ## The main job: train on digits, sample, score; figures and m
 
 # Most of the time of the tests is XLA's, compiling small programs: without its optimisations it takes half of it.
 # `test-all` compiles as users do.
-QUICK_XLA := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+QUICK_XLA = $(shell $(PY) -m tests.quick)
 
 # One process a core; on a GPU none may claim all of its memory.
 test: $(test_ready) ## The tests, in parallel, without the long proofs

@@ -14,6 +14,7 @@ import pytest
 
 from diffjax import schedules, targets
 from diffjax.types import pytree
+from tests.quick import options
 
 EPS32, EPS64 = float(np.finfo(np.float32).eps), float(np.finfo(np.float64).eps)
 
@@ -28,13 +29,7 @@ def normal32(seed, *shape):
     return np.float32(normal(seed, *shape))
 
 
-quick = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_cpu_use_fusion_emitters": False,
-    },
-)
+quick = functools.partial(jax.jit, compiler_options=options())
 """`jax.jit` for programs that take longer to compile than to run: half the time."""
 
 

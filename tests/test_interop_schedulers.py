@@ -364,6 +364,15 @@ def test_options_of_the_denoiser_are_warned_of(tmp_path):
         diffusers.load_scheduler(write(tmp_path, edm))
 
 
+def test_a_heun_scheduler_draws_no_noise(tmp_path):
+    folder = write(tmp_path, {"_class_name": "HeunDiscreteScheduler"})
+    schedule, _, grid = diffusers.load_scheduler(folder)
+    problem = dj.solvers.diffusion(schedule, lambda x, t: 0.5 * x)
+    settings = {"x": jnp.ones(2), "ts": grid(3)}
+    solver = diffusers.solver(folder)
+    assert dj.solvers.integrate(None, solver, problem, **settings).shape == (2,)
+
+
 def test_a_learned_variance_has_no_solver_of_one_output(tmp_path):
     config = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
     with pytest.raises(ValueError, match="variance_type"):

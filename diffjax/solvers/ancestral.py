@@ -358,7 +358,8 @@ def edm_stochastic(
     and 0 elsewhere.
 
     Args:
-      churn: S_churn, 0 or more. The defaults are the paper's for ImageNet.
+      churn: S_churn, 0 or more. 0 is Heun's method in ρ, which draws no noise and
+        needs no key. The defaults are the paper's for ImageNet.
       noise_min: S_min, the least ρ at which noise is added.
       noise_max: S_max, the greatest.
       noise_scale: S_noise, 0 or more.
@@ -402,7 +403,7 @@ def edm_stochastic(
         at = NoiseLevel(*(jnp.where(churned, new, old) for new, old in pairs))
         length = end.rho - at.rho
         return [
-            Update(at, start.rho / at.rho, (), [noise]),
+            Update(at, start.rho / at.rho, (), [noise] if churn else ()),
             Update(end, 1.0, [length]),
             Update(end, 1.0, [0.5 * length] * 2),
         ]
@@ -413,5 +414,5 @@ def edm_stochastic(
         order=2 if noise_scale == 1 else None,
         stages=2,
         kind="noise",
-        stochastic=True,
+        stochastic=churn > 0,
     )
