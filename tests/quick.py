@@ -20,7 +20,7 @@ WANTED = {
 
 @functools.cache
 def options() -> dict[str, bool | int]:
-    """Those of the options that this jaxlib knows. It raises on any other."""
+    """The wanted options that this jaxlib has. XLA raises an error for any other."""
     return {name: value for name, value in WANTED.items() if _is_known(name, value)}
 
 

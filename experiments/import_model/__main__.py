@@ -11,8 +11,8 @@ or of one model with --scheduler. It writes samples of the scheduler's own solve
 score in bits per dimension, and the errors of solvers on this model. Latents are
 decoded by the autoencoder. Neither torch nor diffusers is imported without --compare.
 
-- The score is log p along the probability flow of the denoiser in use, guidance
-  included. For images it bounds the code length in bits per dimension. Images come
+- The score is log p along the probability flow of the denoiser, with guidance and
+  without clipping. For images it bounds the code length in bits per dimension. Images come
   from --images, otherwise from the model's own samples. For latents it is the density
   at the least noise of the schedule, in nats and bits per dimension.
 - Errors of solvers are root mean squares over samples and entries, in units of the
