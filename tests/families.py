@@ -29,8 +29,27 @@ def normal32(seed, *shape):
     return np.float32(normal(seed, *shape))
 
 
-quick = functools.partial(jax.jit, compiler_options=options())
-"""`jax.jit` for programs that take longer to compile than to run: half the time."""
+class quick:  # noqa: N801
+    """`jax.jit` for programs that take longer to compile than to run: half the time.
+
+    XLA is not used before the first call, because forked programs import this module.
+    """
+
+    def __init__(self, function, **settings):
+        functools.update_wrapper(self, function)
+        self._function, self._settings = function, settings
+
+    @functools.cached_property
+    def _jitted(self):
+        return jax.jit(self._function, compiler_options=options(), **self._settings)
+
+    def __call__(self, *args, **kwargs):
+        """The function's value."""
+        return self._jitted(*args, **kwargs)
+
+    def lower(self, *args, **kwargs):
+        """As `jax.jit`'s."""
+        return self._jitted.lower(*args, **kwargs)
 
 
 @pytree
