@@ -134,7 +134,7 @@ CASES = [
     pytest.param(
         name,
         12,
-        marks=() if name in ("dpmpp_3m", "unipc(3)") else pytest.mark.slow,
+        marks=() if name == "unipc(3)" else pytest.mark.slow,
     )
     for name in EXTRAPOLATING
 ] + [

@@ -70,6 +70,7 @@ def test_strong_order_along_brownian_paths(name, order, x64):
     assert slope > order - 0.2, errors
 
 
+@pytest.mark.slow
 def test_a_finer_grid_and_another_solver_follow_the_same_path():
     """Along one path two fine runs end together. Along another path elsewhere."""
     schedule = dj.schedules.vp_linear()
@@ -205,6 +206,7 @@ def test_adaptive_samples_are_the_same_on_any_number_of_devices():
     )
 
 
+@pytest.mark.slow
 def test_without_jit_the_noise_is_the_same():
     """Under `jax.disable_jit` a path, an adaptive solver and one with inner
     steps return what they return compiled.

@@ -1195,9 +1195,20 @@ def programs_of_first_call(prepare):
     return programs
 
 
-# Most of the time of these goes into fits, whose own tests run them too.
+# Most of the time of these goes into large programs, whose own tests run them too.
 LONG = {
     "optimised_grid",
+    "EDM2",
+    "integrate along a path",
+    "langevin.thermodynamic_integration",
+    "langevin.annealed_importance_sampling",
+    "score of boxes",
+    "ddpm.interpolate",
+    "ddpm.two_variable_elbo",
+    "ddpm.continuous_elbo",
+    "ddpm.rate_distortion",
+    "flows.lattice_log_prob",
+    "training.fit",
     *(name for name in ROWS if name.startswith("divergences.fit")),
 }
 

@@ -19,6 +19,7 @@ import diffjax as dj
 from diffjax.interop import diffusers, state_dicts
 from diffjax.interop.diffusers import architectures, folder, model
 from tests import diffusers_models
+from tests.families import every
 from tests.golden import reading
 from tests.golden.diffusers_rows import LARGE, ROWS, inputs, weights
 
@@ -318,7 +319,10 @@ def test_the_denoiser_inverts_the_prediction_of_the_noise():
     )
 
 
-@pytest.mark.parametrize("row", [row for row in FAST if "autoencoder" not in row])
+@pytest.mark.parametrize(
+    "row",
+    every(["unet_2d/resnet", "unet_2d_condition/sdxl", "dit/affine"], ("dit/affine",)),
+)
 def test_a_timestep_is_not_rounded_to_bfloat16(row):
     """996 and 997 are one number in bfloat16, and their features differ."""
     network, arrays = (

@@ -91,7 +91,7 @@ def evaluated(model, x, label, times):
     return model(x, label), denoised, schedule.alpha(times), schedule.sigma(times)
 
 
-FAST = ("ncsnpp/residual", "ddpm/vp")
+FAST = ("ncsnpp/residual",)
 MARKED = [
     row if row in FAST else pytest.param(row, marks=pytest.mark.slow) for row in ROWS
 ]

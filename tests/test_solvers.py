@@ -319,7 +319,10 @@ def _path_and_end(solver, problem, key, x, ts):
 
 @pytest.mark.parametrize(
     "name",
-    every([name for name in FIXED if not FIXED[name][0]().traits.past], CONSTRUCTIONS),
+    every(
+        [name for name in FIXED if not FIXED[name][0]().traits.past],
+        ("heun", "dpm_solver(3)", "ddpm"),
+    ),
 )
 def test_gradients_of_a_last_step_to_zero_are_the_denoisers(name, x64):
     """By state, time and a parameter of the schedule: no 0/0 of the step to 0

@@ -577,7 +577,7 @@ def test_toys_are_distributed_as_scikit_learns(name):
     ("schedule", "name"),
     [
         ("sub_vp", "full"),
-        ("sub_vp", "checkerboard"),
+        pytest.param("sub_vp", "checkerboard", marks=pytest.mark.slow),
         ("edm", "isotropic"),
         ("edm", "checkerboard"),
         pytest.param("sub_vp", "isotropic", marks=pytest.mark.slow),
