@@ -185,6 +185,7 @@ def test_texts_come_from_a_file_in_turn(text, tmp_path):
         ({"budgets": (1,)}, "budgets must be at least 2"),
         ({"candidates": ("adaptive(1e-2)",)}, "fixed numbers of evaluations"),
         ({"solver": "ddim", "steps": 1}, "steps must be at least 2"),
+        ({"classes": (1,)}, "--classes needs a model with class indices"),
     ],
 )
 def test_flags_that_do_not_fit_raise_before_anything_runs(
@@ -194,6 +195,35 @@ def test_flags_that_do_not_fit_raise_before_anything_runs(
     with pytest.raises(ValueError, match=message):
         import_model.run(Config(text, out=out, **SMALL | changes))
     assert not out.exists()
+
+
+def test_missing_files_are_named_by_their_flag(text, tmp_path):
+    absent = tmp_path / "absent"
+    for changes in ({"folder": absent}, {"folder": text, "embeddings": absent}):
+        config = Config(**SMALL | changes)
+        with pytest.raises(FileNotFoundError, match=f"--{[*changes][-1]}: there is no"):
+            open_conditions(config, open_parts(config).model)
+
+
+def test_conditions_that_the_model_does_not_take_raise(latent, tmp_path):
+    np.savez(tmp_path / "texts.npz", text=np.zeros((1, 5, 6)))
+    config = Config(latent, embeddings=tmp_path / "texts.npz", **SMALL)
+    message = r"--embeddings has \['text'\], but the model takes \['class', 'null_cl"
+    with pytest.raises(ValueError, match=message):
+        open_conditions(config, open_parts(config).model)
+
+
+@pytest.mark.parametrize(
+    "classes, message",
+    [
+        ((3, 99), "classes must be between 0 and 4, or 5 for no class, got"),
+        ((), "--classes must name at least one class"),
+    ],
+)
+def test_classes_out_of_range_raise(latent, classes, message):
+    config = Config(latent, classes=classes, **SMALL)
+    with pytest.raises(ValueError, match=message):
+        open_conditions(config, open_parts(config).model)
 
 
 def test_texts_of_another_length_raise(text, tmp_path):
@@ -236,7 +266,9 @@ XL = Conditional({"text": (4, 6), "pooled": (3,), "sizes": (2,)})
 def test_guidance_needs_the_null_of_every_text_and_class(
     tmp_path, model, arrays, message
 ):
-    arrays = {"text": (5, 6), "pooled": (3,), "sizes": (2,)} | arrays
+    stated = {"text": (5, 6), "pooled": (3,), "sizes": (2,)}
+    stated = {k: v for k, v in stated.items() if k in model.condition_shapes}
+    arrays = stated | arrays
     values = {name: np.zeros(shape) for name, shape in arrays.items()}
     np.savez(tmp_path / "conditions.npz", **values)
     config = Config(
@@ -314,7 +346,7 @@ def test_guided_samples_are_those_of_diffusers(tmp_path):
 def test_a_folder_without_its_parts_raises(tmp_path):
     message = "there is no .*scheduler_config.json: pass --folder of a pipeline, or"
     with pytest.raises(FileNotFoundError, match=message):
-        import_model.run(Config(tmp_path / "nowhere", out=tmp_path / "out", **SMALL))
+        import_model.run(Config(tmp_path, out=tmp_path / "out", **SMALL))
 
 
 def test_a_pipeline_with_two_denoising_networks_raises(latent, tmp_path):

@@ -93,8 +93,9 @@ def conversion(name: str) -> str:
     """
     return (
         "Pickles can run any code, so they are not read. Convert the file where torch "
-        f"is installed: state = torch.load({name!r}, map_location='cpu', "
-        "weights_only=True); state = state.get('ema', state); "
+        "is installed: import torch, safetensors.torch; state = torch.load("
+        f"{name!r}, map_location='cpu', weights_only=True); "
+        "state = state.get('ema', state); "
         "safetensors.torch.save_file(state, "
         f"{pathlib.PurePath(name).stem + '.safetensors'!r})"
     )

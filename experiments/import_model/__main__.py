@@ -1,4 +1,4 @@
-"""Which solver suits a diffusion that was trained elsewhere, and how good is it?
+"""Which solver suits a model that diffusers trained, and how good are its samples?
 
     python -m experiments.import_model --folder ddpm-cifar10-32
     python -m experiments.import_model --folder DiT-XL-2-256 --classes 207 360 \\
@@ -12,16 +12,20 @@ score in bits per dimension, and the errors of solvers on this model. Latents ar
 decoded by the autoencoder. Neither torch nor diffusers is imported without --compare.
 
 - The score is log p along the probability flow of the denoiser, with guidance and
-  without clipping. For images it bounds the code length in bits per dimension. Images come
-  from --images, otherwise from the model's own samples. For latents it is the density
-  at the least noise of the schedule, in nats and bits per dimension.
+  without clipping. For images it bounds the code length in bits per dimension. Images
+  come from --images, otherwise from the model's own samples. For latents it is the
+  density at the least noise of the schedule, in nats and bits per dimension.
 - Errors of solvers are root mean squares over samples and entries, in units of the
-  state, against RK4 on a fine grid of the model's own flow. The error of that
-  reference is its difference from UniPC with as many evaluations.
+  state, against RK4 on a fine grid of the model's own flow. The reference's own error
+  is estimated by its distance to UniPC with the same number of evaluations.
+- "the scheduler" is the scheduler's solver on its own grid. The other solvers have the
+  grids that `dj.grids.recommended` returns.
 - --compare runs diffusers beside it from the same noise, and prints the greatest
-  difference of the samples and the seconds of both, without compilation.
-- Where the scheduler clips denoised samples, so does sampling here. DDIM of diffusers
-  clips the sample but not the noise that it steps with, so samples differ.
+  difference of the samples and the seconds of both, without compilation. It needs
+  `pip install '.[peers]'`.
+- Where the scheduler clips denoised samples, so does sampling here. Expect a large
+  difference under --compare for DDIM with clip_sample, where diffusers clips x_0 and
+  keeps the noise of the unclipped output.
 
 Texts are given as embeddings. texts.npz holds `text` (N, L, D), as a text encoder
 returns it, and `null_text` (L, D) for guidance. A model of Stable Diffusion XL takes
@@ -30,6 +34,7 @@ returns it, and `null_text` (L, D) for guidance. A model of Stable Diffusion XL 
 Hardware and time: the 35.7 M parameters of DDPM on CIFAR-10 took 31 minutes on 2 CPU
 cores with much other work beside it, and 10 minutes of processor time. Without a model
 at hand, `diffusers.initialised` and `diffusers.save` make a folder of random weights.
+Their samples and scores mean nothing.
 
 Expect differences from diffusers of about 1e-5 of the samples' size, and UniPC or
 iPNDM among the least errors.
@@ -37,6 +42,7 @@ iPNDM among the least errors.
 
 import dataclasses
 import pathlib
+import textwrap
 import time
 from typing import Any
 
@@ -84,15 +90,15 @@ class Config:
     samples: int = 16
     """Samples drawn."""
     steps: int = 20
-    """Steps of the solver."""
+    """Steps of the solver. Each has as many evaluations as the solver needs."""
     solver: str | None = None
     """Solver by name, such as unipc(3), on its recommended grid. Default: the one that
     equals the scheduler, on the scheduler's grid.
     """
     mu: float | None = None
     """Shift of a flow's scheduler with dynamic shifting."""
-    classes: tuple[int, ...] = (0, 1, 2, 3)
-    """Class indices of the samples, in turn."""
+    classes: tuple[int, ...] | None = None
+    """Class indices of the samples, in turn. Default: 0 1 2 3 for a model of classes."""
     embeddings: pathlib.Path | None = None
     """.npz file of conditions: text, null_text, pooled, null_pooled, sizes, class."""
     guidance: float | None = None
@@ -314,24 +320,33 @@ def scored_examples(config: Config, parts: Parts, samples: np.ndarray) -> np.nda
     return LEVELS[np.clip(np.rint((x + 1) * 127.5), 0, 255).astype(int)]
 
 
-def draw_figures(
-    config: Config, images: np.ndarray, rows: list[ranking.Row], floor: float
-) -> None:
-    """Draw the samples, and the errors of solvers against evaluations.
+def draw_samples(config: Config, images: np.ndarray) -> None:
+    """Draw the samples.
 
     Args:
       config: The flags.
       images: (N, H, W, C) in [−1, 1].
-      rows: Of the ranking.
-      floor: Error of its reference.
     """
-    figure, axis = plt.subplots(figsize=(5, 5.3))
+    figure, axis = plt.subplots(figsize=(5, 5.5))
     image_grid(axis, images, None, (-1.0, 1.0))
     solver = config.solver or "the scheduler's solver"
-    axis.set_title(f"samples, {config.steps} steps of {solver}", fontsize=9)
+    title = f"samples of {config.folder.name}, {config.steps} steps of {solver}"
+    if config.classes is not None:
+        title += f", classes {' '.join(map(str, config.classes))} in turn"
+    if config.guidance is not None:
+        title += f", guidance {config.guidance:g}"
+    axis.set_title(textwrap.fill(title, 60), fontsize=9)
     save_figure(figure, config.out / "samples.png")
-    if not rows:
-        return
+
+
+def draw_errors(config: Config, rows: list[ranking.Row], floor: float) -> None:
+    """Draw the errors of solvers against evaluations.
+
+    Args:
+      config: The flags.
+      rows: Rows of the ranking.
+      floor: Error of its reference.
+    """
     figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
     for name in dict.fromkeys(row.solver for row in rows):
         pairs = sorted((r.evaluations, r.error) for r in rows if r.solver == name)
@@ -340,6 +355,9 @@ def draw_figures(
     counts = sorted({row.evaluations for row in rows})
     axis.set_xticks(counts, list(map(str, counts)))
     axis.xaxis.set_minor_locator(ticker.NullLocator())
+    if min(row.error for row in rows) <= floor:
+        title = "the reference is too coarse to rank these solvers"
+        axis.set_title(title, fontsize=9)
     axis.set_xlabel("evaluations of the denoiser per sample")
     axis.set_ylabel("root mean square error (units of the state)")
     axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
@@ -379,7 +397,8 @@ def run(config: Config) -> dict[str, Any]:
     files.start(config)
     count = sum(leaf.size for leaf in jax.tree.leaves(parts.model.params))
     name = parts.model.config["_class_name"]
-    print(f"{name} of {count / 1e6:.2f} M parameters, {parts.kind} on {parts.shape}")
+    print(f"{name} of {count:,} parameters, {parts.kind} on {parts.shape}")
+    print(f"drawing {config.samples} samples, the first call compiles …", flush=True)
     denoiser = conditional(config, parts, conditions)
     clock.lap("load")
     drawn = draw(config, parts, denoiser, conditions)
@@ -392,7 +411,7 @@ def run(config: Config) -> dict[str, Any]:
     }
     if config.compare:
         results |= _difference(drawn)
-    draw_figures(config, images, [], 0.0)
+    draw_samples(config, images)
     if config.scored:
         x = scored_examples(config, parts, drawn["samples"])
         results |= score(config, parts, denoiser, conditions, x)
@@ -402,7 +421,7 @@ def run(config: Config) -> dict[str, Any]:
         rows, floor = ranking.rank(config, parts, denoiser, conditions.rows)
         clock.lap("ranking")
         print_ranking(rows, floor)
-        draw_figures(config, images, rows, floor)
+        draw_errors(config, rows, floor)
         results |= {"ranking": [r._asdict() for r in rows], "reference_error": floor}
     results["seconds"] = clock.laps
     files.write_results(config.out, results)

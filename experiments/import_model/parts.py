@@ -69,6 +69,8 @@ def open_parts(config: Any) -> Parts:
       ValueError: If a part is not supported.
     """
     folder = config.folder
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--folder: there is no folder {folder}")
     model_folder = _model_folder(folder)
     scheduler_folder = config.scheduler or folder / "scheduler"
     _check_scheduler(scheduler_folder)
@@ -153,6 +155,10 @@ def _sides(size, options):
     return sides if isinstance(sides, tuple) else (sides, sides)
 
 
+CLASSES = (0, 1, 2, 3)
+"""Class indices where the flags name none."""
+
+
 class Conditions(NamedTuple):
     """The conditions of all samples.
 
@@ -184,11 +190,20 @@ def open_conditions(config: Any, model: Any) -> Conditions:
     """
     shapes = model.condition_shapes
     file = _arrays(config.embeddings)
+    known = [*shapes, *(f"null_{name}" for name in shapes)]
+    unused = [name for name in file if name not in known]
+    message = f"--embeddings has {unused}, but the model takes {known}"
+    dj.checks.require(not unused, message)
     if shapes.get("class") == ():
-        file.setdefault("class", np.asarray(config.classes))
+        classes = CLASSES if config.classes is None else config.classes
+        dj.checks.require(len(classes) > 0, "--classes must name at least one class")
+        file.setdefault("class", np.asarray(classes))
         if "num_embeds_ada_norm" in model.options:
             last = np.asarray(model.options["num_embeds_ada_norm"])
             file.setdefault("null_class", last)
+    else:
+        message = "--classes needs a model with class indices"
+        dj.checks.require(config.classes is None, message)
     missing = [name for name in shapes if name not in file]
     message = f"--embeddings needs a file with {missing} for a model with {shapes}"
     dj.checks.require(not missing, message)
@@ -217,6 +232,8 @@ def _arrays(path):
     """The arrays of an .npz file by name, floats in float32."""
     if path is None:
         return {}
+    if not path.is_file():
+        raise FileNotFoundError(f"--embeddings: there is no file {path}")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
@@ -231,15 +248,15 @@ def _arrays(path):
 
 def _check_classes(classes, options):
     """Class indices of a table of embeddings. Out of range they would give NaN."""
-    last = options.get("num_embeds_ada_norm")
-    count = options.get("num_class_embeds")
-    if last is None and count is not None and options["class_embed_type"] is None:
-        last = count - 1
-    if last is not None:
-        values = np.asarray(classes)
-        fits = bool(np.all((values >= 0) & (values <= last)))
-        message = f"classes must be between 0 and {last}, got {values.tolist()}"
-        dj.checks.require(fits, message)
+    with_null = options.get("num_embeds_ada_norm")
+    count = with_null or options.get("num_class_embeds")
+    if count is None or options.get("class_embed_type") is not None:
+        return
+    values = np.asarray(classes)
+    fits = bool(np.all((values >= 0) & (values < count + (with_null is not None))))
+    null = f", or {count} for no class" if with_null else ""
+    message = f"classes must be between 0 and {count - 1}{null}, got {values.tolist()}"
+    dj.checks.require(fits, message)
 
 
 def _shape(name, value, shape):

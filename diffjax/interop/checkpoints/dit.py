@@ -28,7 +28,7 @@ class DiT(Transformer):
           label: The class index, (), from 0. Index K of K classes means no class.
 
         Returns:
-          The noise and, where the network learned it, the variance of the reverse
+          The noise and, where the network learned it, v of the variance of the reverse
           steps, as channels of (H, W, 2 C).
 
         Raises:

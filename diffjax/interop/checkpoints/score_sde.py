@@ -13,7 +13,8 @@ training.continuous, as in the authors' models/utils.py, get_score_fn:
 - vesde, continuous: label σ(t), output the score
 - vesde, discrete: label 0 for σ_max … N − 1 for σ_min, output the score
 - vpsde, continuous, and subvpsde: label 999 t, output the noise −σ(t) · score
-- vpsde, discrete: label 0 … N − 1 of β, output the noise −σ · score
+- vpsde, discrete: label 0 for the least β … N − 1 for the greatest, output the noise
+  −σ · score
 
 The output of a network with scale_by_sigma is divided by σ inside the network.
 """

@@ -219,8 +219,8 @@ def load(
     """Load a model from a folder of diffusers.
 
     Args:
-      folder: The folder with config.json and safetensors, whole or in parts: a model's
-        folder, or such a subfolder of a pipeline's.
+      folder: A model's folder, with config.json and one or several .safetensors files,
+        such as the subfolder unet of a pipeline.
       variant: Such as "fp16", for files named with it.
       dtype: Of the parameters. None for float32, or float64 where it is stored
         and enabled in JAX.

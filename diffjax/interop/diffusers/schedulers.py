@@ -98,7 +98,8 @@ def load_scheduler(
 
     Args:
       folder: The folder of scheduler_config.json.
-      class_name: Another class, which takes those options that it shares.
+      class_name: A class to read the file for, as diffusers' `from_config` does.
+        Options that it does not have are ignored. None for the class in the file.
 
     Returns:
       The schedule, the kind of prediction of `predictions.denoiser`, and the grid.
@@ -132,9 +133,9 @@ def solver(folder: str | pathlib.Path, class_name: str | None = None) -> Solver:
     """The solver whose steps are those of a scheduler of diffusers.
 
     Use it with the schedule and the grid of `load_scheduler`. In float64 its runs
-    agree with diffusers' to rounding, the orders of the last steps included. DDPM of
-    diffusers adds noise in its last step too, unless that is at timestep 0. Ours
-    ends with the denoised example.
+    agree with diffusers' to rounding, including the lower orders of the last steps.
+    DDPM of diffusers adds noise in its last step too, unless that is at timestep 0.
+    Ours ends with the denoised example.
 
     Args:
       folder: The folder of scheduler_config.json.
@@ -164,8 +165,8 @@ def save_scheduler(
     Args:
       folder: The folder, made if it is absent.
       schedule: Made by `from_betas`, `edm` or `rectified_flow`.
-      kind: What the network predicts: "noise", "data" or "v". For classes that fix it
-        "edm" or "velocity".
+      kind: What the network predicts: "noise", "data" or "v", "edm" for the EDM
+        classes, "velocity" for FlowMatchEulerDiscreteScheduler.
       class_name: The class of diffusers that will read it.
       **settings: Further options of that class.
 

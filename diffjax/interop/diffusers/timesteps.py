@@ -29,7 +29,7 @@ def check_schedule(schedule: Schedule) -> None:
 def timestep(schedule: Schedule, t: Scalar) -> Array:
     """The timestep of a model at time t.
 
-    A chain of T indices has the timesteps i − 1 = T t − 1, and the values between
+    In a chain of T steps the time t = i/T is the timestep i − 1, and T t − 1 between
     them. A rectified flow has the timestep 1000 t, and EDM's schedule ¼ log t.
 
     Args:
