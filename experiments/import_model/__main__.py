@@ -98,7 +98,7 @@ class Config:
     mu: float | None = None
     """Shift of a flow's scheduler with dynamic shifting."""
     classes: tuple[int, ...] | None = None
-    """Class indices of the samples, in turn. Default: 0 1 2 3 for a model of classes."""
+    """Class indices of the samples, in turn. Default: 0 1 2 3 if the model has any."""
     embeddings: pathlib.Path | None = None
     """.npz file of conditions: text, null_text, pooled, null_pooled, sizes, class."""
     guidance: float | None = None
