@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from .. import checks
 from ..types import Array, PyTree
@@ -122,8 +124,8 @@ def adaptive(rtol: float = 1e-5, atol: float = 1e-5, max_steps: int = 4096) -> S
     that replace it. The result is then a continuous function of the start, and
     samples agree to rounding at any batch size.
 
-    JAX cannot reverse a `while_loop`: for derivatives use `jax.jvp` or a solver of
-    fixed steps.
+    JAX cannot reverse a `while_loop`: for derivatives use `jax.jvp`, `jax.jacfwd` or a
+    solver of fixed steps.
 
     Args:
       rtol: Relative tolerance, 0 or more.
@@ -348,11 +350,27 @@ def forward_only(name: str, cure: str, x: PyTree) -> PyTree:
 
 @forward_only.defjvp
 def _forward_only_jvp(name, cure, primals, tangents):
-    def no_transpose(_, cotangent):
-        raise TypeError(
-            f"the {name} solver has no reverse-mode derivative: use jax.jvp, or {cure}"
-        )
+    # A primitive, because `custom_derivatives.linear_call` cannot be batched, and
+    # `jax.jacfwd` batches a jvp.
+    mark = lambda tangent: untransposed_p.bind(tangent, name=name, cure=cure)
+    return primals[0], jax.tree.map(mark, tangents[0])
 
-    return primals[0], jax.custom_derivatives.linear_call(
-        lambda _, v: v, no_transpose, (), tangents[0]
+
+untransposed_p = Primitive("untransposed")
+"""The identity of a tangent, whose transposition raises TypeError."""
+
+untransposed_p.def_impl(lambda tangent, **_: tangent)
+untransposed_p.def_abstract_eval(lambda tangent, **_: tangent)
+mlir.register_lowering(
+    untransposed_p, mlir.lower_fun(lambda tangent, **_: tangent, multiple_results=False)
+)
+batching.defvectorized(untransposed_p)
+
+
+def _raise_on_transpose(cotangent, tangent, *, name, cure):
+    raise TypeError(
+        f"the {name} solver has no reverse-mode derivative: use jax.jvp, or {cure}"
     )
+
+
+ad.deflinear2(untransposed_p, _raise_on_transpose)
