@@ -26,6 +26,12 @@ DETERMINISTIC = {
     "dpm_solver(1)": (lambda: solvers.dpm_solver(1), 1, 4, 4),
     "dpm_solver(2)": (lambda: solvers.dpm_solver(2), 2, 8, 7),
     "dpm_solver(3)": (lambda: solvers.dpm_solver(3), 3, 12, 10),
+    "exponential_runge_kutta(2)": (
+        lambda: solvers.exponential_runge_kutta(2),
+        2,
+        8,
+        7,
+    ),
     "exponential_runge_kutta(3)": (
         lambda: solvers.exponential_runge_kutta(3),
         3,
@@ -46,6 +52,8 @@ MULTISTEP = {
     "adams_bashforth(2)": (lambda: solvers.adams_bashforth(2), 2, 4, 4),
     "adams_bashforth(3)": (lambda: solvers.adams_bashforth(3), 3, 4, 4),
     "adams_bashforth(4)": (lambda: solvers.adams_bashforth(4), 4, 4, 4),
+    "gradient_estimation": (solvers.gradient_estimation, 1, 4, 4),
+    "gradient_estimation(1.5)": (lambda: solvers.gradient_estimation(1.5), 2, 4, 4),
     "ipndm(2)": (lambda: solvers.ipndm(2), 2, 4, 4),
     "ipndm(4)": (lambda: solvers.ipndm(4), 2, 4, 4),
     "deis(2)": (lambda: solvers.deis(2), 2, 4, 4),

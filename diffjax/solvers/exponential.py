@@ -59,6 +59,11 @@ def _second_order(p, nodes):
     return [[c * p(1, c)], [(1 - 0.5 / c) * p(1), 0.5 / c * p(1)]]
 
 
+def _stiff_second_order(p, nodes):
+    c = nodes[1]
+    return [[c * p(1, c)], [p(1) - p(2) / c, p(2) / c]]
+
+
 def _third_order(p, nodes):
     _, c, d = nodes
     return [
@@ -115,16 +120,16 @@ def dpm_solver(order: int = 2) -> Solver:
 
 
 @factory
-@checks.arguments(order=(checks.integer, 3, 4))
+@checks.arguments(order=(checks.integer, 2, 4))
 def exponential_runge_kutta(order: int = 4) -> Solver:
-    """Exponential Runge–Kutta methods of order 3 and 4 with data prediction.
+    """Exponential Runge–Kutta methods of order 2 to 4 with data prediction.
 
         y_i = e^{−c_i h} y + h Σ_j a_ij(−h) D(y_j)
 
     The weights a_ij are combinations of φ_k(−c_i h).
 
     Args:
-      order: 3 or 4.
+      order: 2, 3 or 4.
 
     Returns:
       A solver of that order with `order` denoiser evaluations per step, one on
@@ -134,16 +139,20 @@ def exponential_runge_kutta(order: int = 4) -> Solver:
       ValueError: For another order.
 
     References:
-      Order 3 is Hochbruck & Ostermann 2005, equation 5.8 with c_2 = 1/2, c_3 =
-      2/3. Order 4 is Krogstad 2005, equation 51.
+      Order 2 is Hochbruck & Ostermann 2010, equation 2.39 with c_2 = 1/2, also known
+      as RES (Zhang et al. 2023) and `res_2s`. Order 3 is Hochbruck & Ostermann 2005,
+      equation 5.8 with c_2 = 1/2, c_3 = 2/3. Order 4 is Krogstad 2005, equation 51.
 
     Example:
       >>> solver = dj.solvers.exponential_runge_kutta(3)
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    nodes = (0.0, 0.5, 2 / 3) if order == 3 else (0.0, 0.5, 0.5, 1.0)
-    weights = _third_order if order == 3 else _krogstad
+    nodes, weights = {
+        2: ((0.0, 0.5), _stiff_second_order),
+        3: ((0.0, 0.5, 2 / 3), _third_order),
+        4: ((0.0, 0.5, 0.5, 1.0), _krogstad),
+    }[order]
     name = f"exponential_runge_kutta({order})"
     return _runge_kutta(name, nodes, weights, order=order, kind="data")
 

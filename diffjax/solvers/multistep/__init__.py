@@ -19,7 +19,7 @@ from .data_prediction import (
     sa_solver,
     unipc,
 )
-from .noise_prediction import adams_bashforth, deis, ipndm
+from .noise_prediction import adams_bashforth, deis, gradient_estimation, ipndm
 
 __all__ = [
     "adams_bashforth",
@@ -28,6 +28,7 @@ __all__ = [
     "dpmpp_2m_sde",
     "dpmpp_3m",
     "dpmpp_3m_sde",
+    "gradient_estimation",
     "ipndm",
     "sa_solver",
     "unipc",
