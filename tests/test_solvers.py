@@ -753,6 +753,7 @@ def test_adaptive_is_forward_differentiable_and_says_so_in_reverse(x64):
 
     _, slope = jax.jvp(end, (jnp.array(2.0),), (jnp.array(1.0),))
     np.testing.assert_allclose(slope, -math.exp(-2), rtol=1e-7)
+    np.testing.assert_allclose(jax.jacfwd(end)(jnp.array(2.0)), slope, rtol=1e-12)
     with pytest.raises(TypeError, match="no reverse-mode derivative: use jax.jvp"):
         jax.grad(end)(jnp.array(2.0))
 
@@ -848,3 +849,49 @@ def test_bad_arguments_are_named():
         solvers.adaptive(max_steps=0)
     with pytest.raises(ValueError, match="atol must be positive, got -1.0"):
         solvers.adaptive(atol=-1)
+
+
+# ---------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (solvers.gradient_estimation(1.0), solvers.ddim()),
+        (solvers.gradient_estimation(1.5), solvers.ipndm(2, guarded=False)),
+        (solvers.euler_ancestral(), solvers.ddim(1.0)),
+    ],
+)
+def test_solvers_of_two_names_are_one_method(one, other, x64):
+    schedule = dj.schedules.vp_linear()
+    problem = solvers.diffusion(schedule, lambda x, t: jnp.tanh(x) * jnp.cos(t))
+    noise = jax.random.normal(jax.random.key(0), (6, 1, 2))
+    ends = [
+        solvers.integrate(
+            None,
+            solver,
+            problem,
+            x=jnp.array([0.3, -1.2]),
+            ts=jnp.linspace(1.0, 0.1, 7),
+            noise=noise if solver.stochastic else None,
+        )
+        for solver in (one, other)
+    ]
+    # Six steps of some ten roundings each.
+    np.testing.assert_allclose(*ends, rtol=1e-13)
+
+
+def test_res_2s_has_the_published_weights(x64):
+    """φ_1(z) − φ_2(z)/c_2 and φ_2(z)/c_2 at z = −h, with c_2 = 1/2."""
+    schedule = dj.schedules.edm()
+    h = np.log(4.0)
+    # D is 1 at the start and 3 half-way, at σ = 2.
+    denoiser = lambda x, t: jnp.where(t > 3, 1.0, 3.0) + 0 * x
+    problem = solvers.diffusion(schedule, denoiser)
+    solver = solvers.exponential_runge_kutta(2)
+    ts = jnp.array([4.0, 1.0])
+    end = solvers.integrate(None, solver, problem, x=jnp.array([2.0]), ts=ts)
+    phi_1 = -np.expm1(-h) / h
+    phi_2 = (1 - phi_1) / h
+    expected = 2.0 * np.exp(-h) + h * ((phi_1 - 2 * phi_2) * 1.0 + 2 * phi_2 * 3.0)
+    np.testing.assert_allclose(end, [expected], rtol=1e-12)

@@ -246,8 +246,8 @@ class _ConditionedDenoiser:
     denoiser: Any
     condition: Any
 
-    def __call__(self, x, t):
-        return self.denoiser(x, t, self.condition)
+    def __call__(self, x, t, *end):
+        return self.denoiser(x, t, *end, self.condition)
 
 
 class _SampleRun(NamedTuple):

@@ -21,6 +21,7 @@ from .base import Info, Problem, Solver, Traits
 from .composed import picard, predictor_corrector, restart
 from .driver import Progress, advance, diffusion, integrate, start, steps_within
 from .exponential import dpm_solver, dpmpp_2s, dpmpp_sde, exponential_runge_kutta
+from .flow_maps import flow_map
 from .multistep import (
     adams_bashforth,
     deis,
@@ -28,6 +29,7 @@ from .multistep import (
     dpmpp_2m_sde,
     dpmpp_3m,
     dpmpp_3m_sde,
+    gradient_estimation,
     ipndm,
     sa_solver,
     unipc,
@@ -64,6 +66,8 @@ __all__ = [
     "euler_ancestral",
     "euler_maruyama",
     "exponential_runge_kutta",
+    "flow_map",
+    "gradient_estimation",
     "heun",
     "integrate",
     "ipndm",

@@ -349,19 +349,20 @@ class Checked:
     denoiser: Any
     paired: bool = static_field(default=False)
 
-    def __call__(self, x: Array, t: Array) -> Any:
+    def __call__(self, x: Array, t: Array, *end: Array) -> Any:
         """D(x, t), of x's shape, or the pair.
 
         Args:
           x: One example.
           t: The time.
+          *end: The time to which a flow map leads.
 
         Raises:
           TypeError: If the output is no array of real numbers, or no pair
             where one is due.
           ValueError: If it has another shape than x.
         """
-        denoised = self.denoiser(x, t)
+        denoised = self.denoiser(x, t, *end)
         if not self.paired:
             return checks.denoised(denoised, x).astype(x.dtype)
         checks.pair("denoiser's value", denoised, "(D, second), see ddpm.paired")
