@@ -501,8 +501,8 @@ def test_hyperparameters_out_of_range_are_named():
         ),
         (
             ValueError,
-            "order must be between 3 and 4, got 2",
-            lambda: solvers.exponential_runge_kutta(2),
+            "order must be between 2 and 4, got 1",
+            lambda: solvers.exponential_runge_kutta(1),
         ),
         (ValueError, "order must be between 1 and 3, got 0", lambda: solvers.unipc(0)),
         (

@@ -171,6 +171,7 @@ def test_pages_with_python_are_found():
         "README.md",
         "docs/devices.md",
         "docs/extending.md",
+        "docs/flow_maps.md",
         "docs/guide.md",
         "docs/pretrained.md",
     }

@@ -352,22 +352,30 @@ def forward_only(name: str, cure: str, x: PyTree) -> PyTree:
 def _forward_only_jvp(name, cure, primals, tangents):
     # A primitive, because `custom_derivatives.linear_call` cannot be batched, and
     # `jax.jacfwd` batches a jvp.
-    mark = lambda tangent: untransposed_p.bind(tangent, name=name, cure=cure)
-    return primals[0], jax.tree.map(mark, tangents[0])
+    leaves, structure = jax.tree.flatten(tangents[0])
+    marked = untransposed_p.bind(*leaves, name=name, cure=cure)
+    return primals[0], jax.tree.unflatten(structure, marked)
 
 
 untransposed_p = Primitive("untransposed")
-"""The identity of a tangent, whose transposition raises TypeError."""
+"""The identity of tangents, whose transposition raises TypeError."""
 
-untransposed_p.def_impl(lambda tangent, **_: tangent)
-untransposed_p.def_abstract_eval(lambda tangent, **_: tangent)
+untransposed_p.multiple_results = True
+untransposed_p.def_impl(lambda *tangents, **_: list(tangents))
+untransposed_p.def_abstract_eval(lambda *tangents, **_: list(tangents))
 mlir.register_lowering(
-    untransposed_p, mlir.lower_fun(lambda tangent, **_: tangent, multiple_results=False)
+    untransposed_p, mlir.lower_fun(lambda *tangents, **_: tangents, True)
 )
-batching.defvectorized(untransposed_p)
 
 
-def _raise_on_transpose(cotangent, tangent, *, name, cure):
+def _batched(tangents, axes, **settings):
+    return untransposed_p.bind(*tangents, **settings), axes
+
+
+batching.primitive_batchers[untransposed_p] = _batched
+
+
+def _raise_on_transpose(cotangents, *tangents, name, cure):
     raise TypeError(
         f"the {name} solver has no reverse-mode derivative: use jax.jvp, or {cure}"
     )
