@@ -171,7 +171,7 @@ def test_texts_come_from_a_file_in_turn(text, tmp_path):
     file = tmp_path / "texts.npz"
     np.savez(file, text=rows, null_text=np.zeros((5, 6)))
     config = Config(text, embeddings=file, guidance=2.0, **SMALL | {"samples": 3})
-    conditions = open_conditions(config, open_parts(config).model)
+    conditions = conditions_of(config)
     np.testing.assert_array_equal(conditions.rows[0], rows[[0, 1, 0]])
     assert conditions.null[0].shape == (5, 6)
 
@@ -197,12 +197,16 @@ def test_flags_that_do_not_fit_raise_before_anything_runs(
     assert not out.exists()
 
 
+def conditions_of(config):
+    return open_conditions(config, open_parts(config).model)
+
+
 def test_missing_files_are_named_by_their_flag(text, tmp_path):
     absent = tmp_path / "absent"
     for changes in ({"folder": absent}, {"folder": text, "embeddings": absent}):
         config = Config(**SMALL | changes)
         with pytest.raises(FileNotFoundError, match=f"--{[*changes][-1]}: there is no"):
-            open_conditions(config, open_parts(config).model)
+            conditions_of(config)
 
 
 def test_conditions_that_the_model_does_not_take_raise(latent, tmp_path):
@@ -210,7 +214,7 @@ def test_conditions_that_the_model_does_not_take_raise(latent, tmp_path):
     config = Config(latent, embeddings=tmp_path / "texts.npz", **SMALL)
     message = r"--embeddings has \['text'\], but the model takes \['class', 'null_cl"
     with pytest.raises(ValueError, match=message):
-        open_conditions(config, open_parts(config).model)
+        conditions_of(config)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +227,7 @@ def test_conditions_that_the_model_does_not_take_raise(latent, tmp_path):
 def test_classes_out_of_range_raise(latent, classes, message):
     config = Config(latent, classes=classes, **SMALL)
     with pytest.raises(ValueError, match=message):
-        open_conditions(config, open_parts(config).model)
+        conditions_of(config)
 
 
 def test_texts_of_another_length_raise(text, tmp_path):
@@ -231,7 +235,7 @@ def test_texts_of_another_length_raise(text, tmp_path):
     config = Config(text, embeddings=tmp_path / "wide.npz", **SMALL)
     message = r"text must have shape \(5, 6\) or \(N, 5, 6\), got \(1, 5, 7\)"
     with pytest.raises(ValueError, match=message):
-        open_conditions(config, open_parts(config).model)
+        conditions_of(config)
 
 
 class Conditional(NamedTuple):

@@ -86,7 +86,7 @@ class NetworkFlowMap:
           An array of x's shape.
         """
         t, s = _times(t, s, x)
-        a, b = KINDS[self.kind](self.schedule, self.sigma_data, t, s)
+        a, b = self._coefficients(t, s)
         return a * x + b * self.predict(x, t, s, *condition)
 
     def predict(self, x: Array, t: Scalar, s: Scalar, *condition: Any) -> Array:
@@ -123,7 +123,7 @@ class NetworkFlowMap:
           b, ().
         """
         t, s = _times(t, s, 0.0)
-        return KINDS[self.kind](self.schedule, self.sigma_data, t, s).b
+        return self._coefficients(t, s).b
 
     def average_velocity(
         self, x: Array, t: Scalar, s: Scalar, *condition: Any
@@ -143,14 +143,17 @@ class NetworkFlowMap:
         output = self.predict(x, t, s, *condition)
         if self.kind == "average_velocity":
             return output
-        coefficients = lambda s: KINDS[self.kind](self.schedule, self.sigma_data, t, s)
-        rates = jax.jvp(coefficients, (t,), (jnp.ones_like(t),))[1]
+        of_end = lambda s: self._coefficients(t, s)
+        rates = jax.jvp(of_end, (t,), (jnp.ones_like(t),))[1]
         same = s == t
         length = jnp.where(same, 1, s - t)
-        a, b = coefficients(s)
+        a, b = of_end(s)
         slope_a = jnp.where(same, rates.a, (a - 1) / length)
         slope_b = jnp.where(same, rates.b, b / length)
         return slope_a * x + slope_b * output
+
+    def _coefficients(self, t, s):
+        return KINDS[self.kind](self.schedule, self.sigma_data, t, s)
 
     def velocity(self, x: Array, t: Scalar, *condition: Any) -> Array:
         """The velocity ∂_s X_{t→s}(x) at s = t that the map implies.

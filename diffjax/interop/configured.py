@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -116,10 +116,13 @@ class ConfiguredModel:
     params: Any
     config_json: str = static_field()
 
+    configure: ClassVar[Callable[[str], Configured]]
+    """Configuration as JSON -> the network, which a subclass states."""
+
     @property
     def configured(self) -> Configured:
         """The network with its options and shapes."""
-        raise NotImplementedError
+        return type(self).configure(self.config_json)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from ...schedules.protocol import as_time
 from ...types import Array, ArrayLike, Scalar, pytree
 from .. import configured as shared
 from .. import options, state_dicts
-from ..configured import Architecture, Configured, ConfiguredModel, slots
+from ..configured import Architecture, ConfiguredModel, slots
 from ..diffusers.timesteps import timestep
 from ..options import Option, Rule
 from .ncsnpp import ACTIVATIONS, NCSNpp
@@ -156,10 +156,8 @@ class ScoreModel(ConfiguredModel):
     the sections model, data and training, with the options in use.
     """
 
-    @property
-    def configured(self) -> Configured:
-        """The network with its options and shapes."""
-        return _configured(self.config_json)
+    # By name, since it is defined below.
+    configure = staticmethod(lambda text: _configured(text))
 
     @property
     def schedule(self) -> Schedule:

@@ -12,7 +12,7 @@ from ... import checks, predictions
 from ...schedules import Schedule
 from ...types import Array, ArrayLike, Scalar, pytree
 from .. import state_dicts
-from ..configured import Configured, ConfiguredModel
+from ..configured import ConfiguredModel
 from . import architectures
 from . import folder as folders
 from .timesteps import AtTimestep, check_schedule
@@ -29,10 +29,7 @@ class Model(ConfiguredModel):
     `params`, `config`, `options` and `network` are its parts.
     """
 
-    @property
-    def configured(self) -> Configured:
-        """The network with its options and shapes."""
-        return architectures.configured(self.config_json)
+    configure = staticmethod(architectures.configured)
 
     def __call__(self, x: ArrayLike, t: Scalar, *condition: Any) -> Array:
         """Evaluate the network at one example.
