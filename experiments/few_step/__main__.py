@@ -15,10 +15,11 @@ Tasks, all on rectified flow:
 - modes: eight normals on a circle, far apart. The map is steep between them.
 - guided: a component of `soft` guided away from the rest, with the guidance scale an
   argument of the map. Errors are against the exact guided flow.
-- digits: normals of standard deviation 0.2 around 1350 images of 8×8 pixels.
+- digits: normals of standard deviation 0.2 around 256 images of 8×8 pixels.
 
 The network is an MLP of four dense layers of 256 features, 512 for digits, with both
-times as inputs. The optimiser is Adam with a cosine decay for all. Each objective
+times as inputs. For digits a multiple of x is added to its output. The optimiser is
+Adam with a cosine decay for all. Each objective
 draws its pairs of times where its equation needs them for one step.
 
 Files in OUT: metrics.json with all numbers, and few_step.png.

@@ -31,10 +31,12 @@ class MapNetwork(nn.Module):
     Args:
       width: Number of features.
       depth: Number of dense layers.
+      skip: Whether a multiple of x, which depends on the times, is added.
     """
 
     width: int
     depth: int = DEPTH
+    skip: bool = False
 
     @nn.compact
     def __call__(self, x, t, s, *condition):
@@ -45,7 +47,11 @@ class MapNetwork(nn.Module):
         for _ in range(self.depth - 1):
             h = nn.silu(nn.Dense(self.width)(h))
         last = nn.Dense(x.size, kernel_init=nn.initializers.zeros)
-        return last(h).reshape(x.shape)
+        output = last(h).reshape(x.shape)
+        if self.skip:
+            gate = nn.Dense(1, kernel_init=nn.initializers.zeros)
+            output = output + gate(jnp.concatenate(parts[1:])) * x
+        return output
 
 
 class Student(NamedTuple):
@@ -76,9 +82,13 @@ class _State(NamedTuple):
     average: Any
 
 
+def _network(task):
+    return MapNetwork(task.width, skip=task.skip)
+
+
 def map_of(task: Task, params: Any) -> Any:
     """The map x + (s − t) F(x, t, s) of the network's parameters."""
-    net = jax.tree_util.Partial(MapNetwork(task.width).apply, params)
+    net = jax.tree_util.Partial(_network(task).apply, params)
     return flow_maps.flow_map(task.schedule, net)
 
 
@@ -120,14 +130,14 @@ def train(
     init_key, train_key = jax.random.split(jax.random.key(seed))
     t = jnp.zeros(())
     condition = (t,) if task.guided else ()
-    net = MapNetwork(task.width)
+    net = _network(task)
     params = jax.jit(net.init)(init_key, jnp.zeros(task.shape), t, t, *condition)
     state = _State(params, _optimiser().init(params), params)
     inputs = _Inputs(*(np.zeros(BLOCK, np.float32) for _ in range(4)))
     block = functools.partial(_block, task, objective.loss)
     lowered = jax.jit(block).lower(state, params, train_key, inputs, task.pool)
     program = lowered.compile()
-    flops = program.cost_analysis()["flops"]
+    flops = (program.cost_analysis() or {})["flops"]
     blocks = max(len(PROGRESSIVE_STEPS) + 1, round(budget / (flops * BLOCK)))
     steps = BLOCK * blocks
     rates = learning_rates(learning_rate, steps)

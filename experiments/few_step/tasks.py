@@ -21,8 +21,8 @@ TOLERANCE, DIGITS_TOLERANCE = 1e-9, 1e-6
 POOL = 65536
 """Exact examples of which training batches and the reference moments are made."""
 
-DIGITS_STD = 0.2
-"""Standard deviation of the normals around the images, whose pixels lie in
+DIGITS, DIGITS_STD = 256, 0.2
+"""Number of images, and standard deviation of the normals around them. Pixels lie in
 [−1, 1].
 """
 
@@ -54,6 +54,7 @@ class Task:
       width: Features of the network.
       batch: Examples per training step.
       scale: Budget of the task in units of the flag's.
+      skip: Whether the network adds a multiple of x to its output.
       teacher: A map with a velocity, which students learn from in place of the exact
         one. None for the exact one.
     """
@@ -70,6 +71,7 @@ class Task:
     width: int
     batch: int
     scale: float
+    skip: bool = False
     teacher: Any = None
 
     @property
@@ -143,8 +145,8 @@ def modes_mixture() -> Any:
 
 
 def digits_mixture(seed: int) -> Any:
-    """Normals around the training images of the 8×8 digits."""
-    images = datasets.open_dataset("digits", 447, seed).train.reshape(-1, 64)
+    """Normals around the first training images of the 8×8 digits."""
+    images = datasets.open_dataset("digits", 447, seed).train[:DIGITS].reshape(-1, 64)
     count = len(images)
     weights, stds = np.full(count, 1 / count), np.full(count, DIGITS_STD)
     return targets.gaussian_mixture(weights, images, stds)
@@ -197,7 +199,7 @@ def open_task(name: str, seed: int, starts: int, small: bool = False) -> Task:
     with jax.enable_x64(False):
         target = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), target)
         part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), part)
-        width, batch = (512, 256) if digits else (256, 1024)
+        width, batch = (512, 128) if digits else (256, 1024)
         return Task(
             name,
             schedule,
@@ -211,6 +213,8 @@ def open_task(name: str, seed: int, starts: int, small: bool = False) -> Task:
             32 if small else width,
             64 if small else batch,
             scale,
+            # In 64 dimensions the layers should not have to copy the noise of x.
+            digits,
         )
 
 
