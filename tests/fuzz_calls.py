@@ -649,6 +649,24 @@ def calls():
                 iterations=2,
             ),
         ),
+        "tuning.optimised_solver": (
+            tuning.optimised_solver,
+            dict(
+                schedule=vp,
+                denoiser=denoiser,
+                steps=3,
+                key=key,
+                solver=solvers.ddim(),
+                shape=(2,),
+                examples=4,
+                iterations=2,
+            ),
+        ),
+        "solvers.output_weights": (
+            solvers.output_weights,
+            dict(solver=solvers.ddim(), schedule=vp, grid=[0.9, 0.5, 0.1]),
+        ),
+        "solvers.tabulated": (solvers.tabulated, dict(weights=((0.5,),))),
         "networks.sinusoidal": (networks.sinusoidal, dict(t=0.3, dim=4)),
         "networks.fourier_inputs": (networks.fourier_inputs, dict(x=x, count=2)),
         "networks.attention": (

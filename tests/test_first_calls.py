@@ -668,6 +668,17 @@ GUIDANCE = {
             solver=dj.solvers.euler(),
         ),
     ),
+    "optimised_solver": _of_target(
+        _mixture,
+        lambda target, schedule: tuning.optimised_solver(
+            schedule,
+            targets.denoiser(target, schedule),
+            2,
+            iterations=1,
+            x_init=np.zeros((4, 2), np.float32),
+            solver=dj.solvers.ddim(),
+        ),
+    ),
 }
 
 # -------------------------------------- Langevin chains, energies, divergences, metrics

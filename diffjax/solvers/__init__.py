@@ -36,6 +36,7 @@ from .multistep import (
 )
 from .ode import euler, heun, midpoint, rk4
 from .sde import euler_maruyama, sra1, stochastic_heun
+from .tabulated import output_weights, tabulated
 
 __all__ = [
     "Info",
@@ -72,6 +73,7 @@ __all__ = [
     "integrate",
     "ipndm",
     "midpoint",
+    "output_weights",
     "picard",
     "predictor_corrector",
     "restart",
@@ -82,6 +84,7 @@ __all__ = [
     "start",
     "steps_within",
     "stochastic_heun",
+    "tabulated",
     "unipc",
 ]
 

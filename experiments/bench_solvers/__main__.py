@@ -4,6 +4,7 @@ evaluations?
     python -m experiments.bench_solvers [--quick] [--schedules vp_linear edm]
     python -m experiments.bench_solvers --recommend 16 --targets mixture_6d
     python -m experiments.bench_solvers --peers             (the extra `peers`)
+    python -m experiments.bench_solvers --fitted --budgets 4 6 8 12
 
 Denoisers are exact and all runs are in float64 from exact samples of p at
 t_max, so that an error is the solver's alone.
@@ -25,7 +26,8 @@ t_max, so that an error is the solver's alone.
 Evaluations are counted in the traced program itself, and must be those that
 `solver.evaluations` promises. Steps are as many as the budget allows. Seconds
 and bytes are of the compiled program for all starts at once. --peers adds the
-samplers of k-diffusion and diffusers.
+samplers of k-diffusion and diffusers. --fitted measures solvers whose coefficients
+are fitted to one mixture, on other starts of it and on another mixture.
 
 Hardware and time: some 12 minutes on 2 idle CPU cores, as the default makes
 some 600 programs and compiles each. --quick takes 37 seconds, --peers --quick
@@ -51,6 +53,7 @@ import numpy as np
 from diffjax import checks, grids, schedules, solvers, targets, tuning
 from diffjax.solvers import driver, requirements
 from experiments.bench_solvers import figures as solver_figures
+from experiments.bench_solvers import fitted
 from experiments.bench_solvers.errors import (
     flow_error,
     moments_error,
@@ -124,7 +127,7 @@ class Config:
     """Of vp_linear, vp_cosine, sub_vp, ve, edm, rectified_flow."""
     targets: tuple[str, ...] = ("gaussian", "mixture_2d")
     """Of gaussian, mixture_2d, mixture_6d, mixture_16d, held_out (6-D), digits,
-    or the folder of a score_sde run.
+    other_2d, or the folder of a score_sde run.
     """
     grids: tuple[str, ...] = ("karras", "log_snr", "uniform", "polyexponential(1.5)")
     """Of karras, karras(3), log_snr, uniform, quadratic, polyexponential(1.5)."""
@@ -140,6 +143,8 @@ class Config:
     """Only this budget, and print the best solver and grid for it."""
     peers: bool = False
     """Only the comparison with k-diffusion and diffusers."""
+    fitted: bool = False
+    """Only solvers whose coefficients are fitted."""
     quick: bool = False
     """A few solvers, one schedule, two grids, two budgets."""
 
@@ -151,6 +156,11 @@ def run(config: Config) -> list[ErrorRow]:
     with jax.enable_x64(True):
         if config.peers:
             return against_references(config, out)
+        if config.fitted:
+            fits = list(fitted.measure(config))
+            files.write_json(out / "metrics.json", [row._asdict() for row in fits])
+            fitted.print_rows(fits)
+            return []
         rows = []
         for row in measure(config):
             if rows and row.solver != rows[-1].solver:

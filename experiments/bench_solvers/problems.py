@@ -63,6 +63,7 @@ TARGETS: dict[str, Callable[[], Any]] = {
     "mixture_16d": lambda: random_mixture(8, 16, seed=2),
     "held_out": lambda: random_mixture(8, 6, seed=11),
     "digits": digits,
+    "other_2d": lambda: random_mixture(3, 2, seed=12),
 }
 
 

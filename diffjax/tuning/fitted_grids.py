@@ -8,19 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from . import checks, grids, schedules
-from .grids.times import with_ends
-from .numerics import float_dtype
-from .sampling import shape_and_start
-from .schedules import Schedule
-from .solvers import driver, noise_source, requirements
-from .solvers.base import Solver
-from .solvers.ode import heun, rk4
-from .types import (
+from .. import checks, schedules
+from ..schedules import Schedule
+from ..solvers import requirements
+from ..solvers.base import Solver
+from ..solvers.ode import heun
+from ..types import (
+    Array,
     ArrayLike,
     Denoiser,
     Key,
-    as_one_program,
     as_pytree_callable,
     combine,
     compiled,
@@ -28,32 +25,21 @@ from .types import (
     pytree,
     static_field,
 )
+from .references import (
+    FAMILIES,
+    FitSettings,
+    check_end_log_snrs,
+    check_ends,
+    check_grids,
+    mean_norm,
+    prepare,
+    run,
+    starts_of,
+    times_of,
+    unit_of,
+)
 
-__all__ = ["FAMILIES", "HELD_OUT", "NODES", "GridErrors", "optimised_grid"]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-FAMILIES = {
-    "angular": lambda schedule, steps: grids.angular(
-        schedule, steps, grids.recommended_share(steps)
-    ),
-    "log_snr": grids.log_snr,
-    "karras": grids.karras,
-    "uniform": grids.uniform,
-}
-"""name -> the grids that a fitted one must beat.
-
-The first, the default of `sample`, depends on the data's unit.
-"""
-
-NODES = 64
-"""Intervals of equal log-SNR on which the local error is measured."""
-
-HELD_OUT = 4
-"""Starts that judge the grids, for each of `examples`."""
+__all__ = ["GridErrors", "descend", "optimised_grid"]
 
 
 class GridErrors(NamedTuple):
@@ -176,20 +162,14 @@ def optimised_grid(
       (3,)
     """
     solver = heun() if solver is None else solver
-    _check_end_log_snrs(schedule)
-    drawn, counts = _starts(key, shape, x_init, examples)
+    check_end_log_snrs(schedule)
+    drawn, counts = starts_of(key, shape, x_init, examples)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = _FitSettings(solver, static, steps, counts, iterations)
-    candidates, starts, ends = _prepare(settings, arrays, drawn)
-    problem = driver.diffusion(schedule, denoiser)
-    for grid in np.asarray(candidates)[:-1]:
-        requirements.check_grid("grid", solver, problem, grid)
-    message = (
-        "denoiser must be finite along the probability flow, got NaN or infinity at "
-        "the end of the reference run"
-    )
-    checks.require(np.all(np.isfinite(ends)), message)
-    grid, errors = _descend(settings, arrays, learning_rate, starts, ends, candidates)
+    settings = FitSettings(solver, static, steps, counts, iterations)
+    candidates, starts, ends = prepare(settings, arrays, drawn)
+    check_grids(solver, denoiser, schedule, np.asarray(candidates)[:-1])
+    check_ends(ends)
+    grid, errors = descend(settings, arrays, learning_rate, starts, ends, candidates)
     *baselines, equidistributed, descended = np.asarray(errors, float).tolist()
     if not info:
         return grid
@@ -200,49 +180,6 @@ def optimised_grid(
         baselines=dict(zip(FAMILIES, baselines, strict=True)),
     )
     return grid, report
-
-
-class _FitSettings(NamedTuple):
-    """Static settings of the compiled programs.
-
-    Attributes:
-      solver: The solver.
-      static: Static part of denoiser and schedule.
-      steps: N.
-      counts: Numbers of starts that are fitted, choose the iterate, and judge.
-      iterations: Of the descent.
-    """
-
-    solver: Solver
-    static: Any
-    steps: int
-    counts: tuple[int, int, int]
-    iterations: int
-
-
-def _check_end_log_snrs(schedule):
-    if not checks.is_traced(schedule):
-        if not np.all(np.isfinite(as_one_program(_end_log_snrs, schedule))):
-            schedules.log_snr_range(schedule)  # raises
-
-
-def _end_log_snrs(schedule):
-    ends = schedule.t_min, schedule.t_max
-    return jnp.stack([schedules.log_snr(schedule, t) for t in ends])
-
-
-def _starts(key, shape, x_init, examples):
-    """((None, starts) or (key, no starts of the shape), counts of `_FitSettings`)."""
-    if x_init is not None:
-        starts = checks.batch("x_init", requirements.check_example("x_init", x_init), 2)
-        count, half = starts.shape[0], starts.shape[0] // 2
-        shape_and_start(shape, starts, (count,))
-        return (None, starts), ((half + 1) // 2, half // 2, count - half)
-    shape, _ = shape_and_start(shape, None)
-    examples = checks.integer("examples", examples, minimum=2)
-    half = examples // 2
-    drawn = checks.key("key", key), np.zeros((0, *shape), np.float32)
-    return drawn, (examples - half, half, HELD_OUT * examples)
 
 
 @pytree
@@ -258,101 +195,6 @@ class _Recomputed:
         return jax.checkpoint(lambda x, t: self.denoiser(x, t))(x, t)
 
 
-def _run(solver, denoiser, schedule, grid, starts):
-    """The solver's ends from many starts, shape of starts."""
-    problem = driver.diffusion(schedule, denoiser)
-
-    def one(x):
-        return driver.run(
-            noise_source.source_of(None, x, grid),
-            solver,
-            problem,
-            x=x,
-            ts=grid,
-            zero_end=False,
-        )[0]
-
-    return jax.vmap(one)(starts)
-
-
-def _mean_norm(difference, floor=0.0):
-    """Mean over examples of the root mean square over components."""
-    flat = difference.reshape(len(difference), -1)  # (n, D)
-    return jnp.mean(jnp.sqrt(jnp.mean(flat**2, -1) + floor))
-
-
-def _unit_of(ends):
-    """Size of the data, in which squares of errors neither over- nor underflow."""
-    size = jax.lax.stop_gradient(jnp.max(jnp.abs(ends)))
-    return jnp.where(size > 0, size, 1)
-
-
-@compiled
-def _prepare(settings, arrays, drawn):
-    """(candidate grids, starts, ends of the probability flow).
-
-    The last candidate equidistributes the local error.
-    """
-    denoiser, schedule = combine(arrays, settings.static)
-    key, starts = drawn
-    if key is not None:
-        shape = (sum(settings.counts), *starts.shape[1:])
-        noise = jax.random.normal(key, shape, float_dtype())
-        starts = schedules.prior_std(schedule) * noise
-    families = [family(schedule, settings.steps) for family in FAMILIES.values()]
-    substeps = max(4, -(-8 * settings.steps // NODES))
-    fine = grids.log_snr(schedule, NODES * substeps)
-    measured = sum(settings.counts[:2])
-    ends, local_errors = _reference(
-        settings.solver, denoiser, schedule, fine, starts[:measured]
-    )
-    others = _run(rk4(), denoiser, schedule, fine, starts[measured:])
-    ends = jnp.concatenate([ends, others])
-    equal = _equidistribute(
-        schedule, settings.steps, settings.solver, fine[::substeps], local_errors
-    )
-    return jnp.stack([*families, equal]), starts, ends
-
-
-def _reference(solver, denoiser, schedule, fine, starts):
-    """(ends of the probability flow, local errors (NODES,)).
-
-    By rk4 on the fine grid, and by one step of the solver over each node.
-    """
-
-    def over_node(x, ts):
-        end = _run(rk4(), denoiser, schedule, ts, x)
-        step = _run(solver, denoiser, schedule, ts[jnp.array([0, -1])], x)
-        unit = _unit_of(end)
-        # the scan goes on from the exact end, so that errors stay local
-        return end, _mean_norm((step - end) / unit) * unit
-
-    substeps = (len(fine) - 1) // NODES
-    nodes = substeps * jnp.arange(NODES)[:, None]
-    times = fine[nodes + jnp.arange(substeps + 1)]  # (NODES, substeps + 1)
-    return jax.lax.scan(over_node, starts, times)
-
-
-def _equidistribute(schedule, steps, solver, nodes, local_errors):
-    """Times that cut ∫ e^{1/(p+1)} dλ into `steps` equal parts.
-
-    `local_errors` (NODES,) lie between the times `nodes` (NODES + 1,).
-    """
-    errors = jnp.nan_to_num(local_errors, posinf=0.0)
-    order = 1 if solver.traits.past else solver.order or 1
-    density = jnp.maximum(errors, 1e-6 * jnp.max(errors)) ** (1 / (order + 1))
-    density = jnp.convolve(jnp.pad(density, 2, mode="edge"), jnp.ones(5), mode="valid")
-    share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])  # (NODES + 1,)
-    parts = jnp.linspace(0, share[-1], steps + 1)
-    log_snrs = jnp.interp(parts, share, schedules.log_snr(schedule, nodes))
-    return _times(schedule, log_snrs)
-
-
-def _times(schedule, log_snrs):
-    ts = schedules.time_of_log_snr(schedule, log_snrs)
-    return with_ends(ts, schedule.t_max, schedule.t_min)
-
-
 @pytree
 class _EndError:
     """End errors of grids, differentiable in the grid. Pairs are (starts, ends)."""
@@ -366,12 +208,12 @@ class _EndError:
     def differences(self, grid, pairs):
         starts, ends = pairs
         denoiser = _Recomputed(self.denoiser)
-        x = _run(self.solver, denoiser, self.schedule, grid, starts)
+        x = run(self.solver, denoiser, self.schedule, grid, starts)
         return (x - ends) / self.unit
 
     def mean_norm(self, grid, pairs):
         """Mean over starts of the norm, infinite for a grid that does not decrease."""
-        value = _mean_norm(self.differences(grid, pairs), self.floor)
+        value = mean_norm(self.differences(grid, pairs), self.floor)
         return jnp.where(jnp.all(jnp.diff(grid) < 0), value, jnp.inf)
 
     def root_mean_square(self, grid, pairs):
@@ -382,15 +224,35 @@ class _EndError:
 
 
 @compiled
-def _descend(settings, arrays, learning_rate, starts, ends, candidates):
-    """(the best grid, errors of the candidates and of the descended grid)."""
+def descend(
+    settings: FitSettings,
+    arrays: Any,
+    learning_rate: Any,
+    starts: Array,
+    ends: Array,
+    candidates: Array,
+) -> tuple[Array, Array]:
+    """The best grid of a descent.
+
+    Args:
+      settings: The settings.
+      arrays: Arrays of denoiser and schedule.
+      learning_rate: Of the descent.
+      starts: (n, *shape): those that are fitted, that choose, and that judge.
+      ends: Of the exact flow from them.
+      candidates: Grids (K, N + 1) from the best of which to descend, but for the
+        first.
+
+    Returns:
+      (the best grid, errors (K + 1,) of the candidates and of the descended grid).
+    """
     denoiser, schedule = combine(arrays, settings.static)
     fitted, chosen, _ = settings.counts
     part = lambda first, last: (starts[first:last], ends[first:last])
     fit, judged = part(0, fitted), part(fitted + chosen, None)
     # of two starts given none is left to choose the iterate
     choice = part(fitted if chosen else 0, fitted + chosen)
-    unit = _unit_of(ends)
+    unit = unit_of(ends)
     # against the norm's infinite slope at 0
     floor = jnp.finfo(ends.dtype).eps ** 2 * jnp.mean((ends / unit) ** 2)
     error = _EndError(denoiser, schedule, unit, floor, settings.solver)
@@ -416,7 +278,7 @@ def _best_iterate(error, pairs, start, learning_rate, iterations):
 
     def grid_of(logits):
         log_snrs = first + (last - first) * jnp.cumsum(jax.nn.softmax(logits))
-        return _times(schedule, jnp.concatenate([first[None], log_snrs]))
+        return times_of(schedule, jnp.concatenate([first[None], log_snrs]))
 
     def objective(logits):
         return jnp.log(error.mean_norm(grid_of(logits), fit))
