@@ -21,9 +21,9 @@ TOLERANCE, DIGITS_TOLERANCE = 1e-9, 1e-6
 POOL = 65536
 """Exact examples of which training batches and the reference moments are made."""
 
-DIGITS, DIGITS_STD = 256, 0.2
-"""Number of images, and standard deviation of the normals around them. Pixels lie in
-[−1, 1].
+DIGITS, FEW_DIGITS, DIGITS_STD = 256, 16, 0.2
+"""Number of images, number in a run of seconds, and standard deviation of the normals
+around them. Pixels lie in [−1, 1].
 """
 
 GUIDED_SCALES = (1.0, 4.0)
@@ -144,21 +144,22 @@ def modes_mixture() -> Any:
     return targets.gaussian_mixture(np.full(8, 1 / 8), unit * exact.means, stds)
 
 
-def digits_mixture(seed: int) -> Any:
+def digits_mixture(seed: int, count: int) -> Any:
     """Normals around the first training images of the 8×8 digits."""
-    images = datasets.open_dataset("digits", 447, seed).train[:DIGITS].reshape(-1, 64)
-    count = len(images)
+    images = datasets.open_dataset("digits", 447, seed).train[:count].reshape(-1, 64)
     weights, stds = np.full(count, 1 / count), np.full(count, DIGITS_STD)
     return targets.gaussian_mixture(weights, images, stds)
 
 
 TASKS = {
-    "soft": (lambda seed: soft_mixture(), 1.0),
-    "modes": (lambda seed: modes_mixture(), 1.0),
-    "guided": (lambda seed: soft_mixture(), 1.0),
+    "soft": (lambda seed, images: soft_mixture(), 1.0),
+    "modes": (lambda seed, images: modes_mixture(), 1.0),
+    "guided": (lambda seed, images: soft_mixture(), 1.0),
     "digits": (digits_mixture, 2.0),
 }
-"""seed -> the target, and the budget of each student in units of the flag's."""
+"""(seed, number of images) -> the target, and the budget of each student in units of
+the flag's.
+"""
 
 
 def open_task(name: str, seed: int, starts: int, small: bool = False) -> Task:
@@ -168,7 +169,7 @@ def open_task(name: str, seed: int, starts: int, small: bool = False) -> Task:
       name: A key of `TASKS`.
       seed: Of the examples and the starts.
       starts: Number of starts. Digits take an eighth.
-      small: Whether the network is a small one, for a run of seconds.
+      small: Whether network and digits are small, for a run of seconds.
 
     Returns:
       The task, in float32.
@@ -178,7 +179,7 @@ def open_task(name: str, seed: int, starts: int, small: bool = False) -> Task:
     starts = max(2, starts // 8) if digits else starts
     pool_key, start_key = jax.random.split(jax.random.key(seed))
     with jax.enable_x64(True):
-        target = make(seed)
+        target = make(seed, FEW_DIGITS if small else DIGITS)
         part = None
         if name == "guided":
             part = targets.gaussian_mixture(
