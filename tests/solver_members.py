@@ -14,6 +14,9 @@ from diffjax import solvers
 from diffjax.solvers import driver, noise_source
 from tests.families import quick
 
+INTERVAL = solvers.eta_between(0.1, 2.0)
+"""Noise in the middle of a run alone."""
+
 # One row per solver: factory, order, evaluations on a grid of 4 steps, and on one of
 # 4 steps whose last ends at 0.
 DETERMINISTIC = {
@@ -44,8 +47,10 @@ DETERMINISTIC = {
         16,
         13,
     ),
+    "heunpp": (solvers.heunpp, 1, 12, 10),
     "dpmpp_2s": (solvers.dpmpp_2s, 2, 8, 7),
     "dpmpp_sde(0)": (lambda: solvers.dpmpp_sde(0.0), 2, 8, 7),
+    "seeds(3, 0)": (lambda: solvers.seeds(3, 0.0), 3, 12, 10),
 }
 MULTISTEP = {
     "adams_bashforth(1)": (lambda: solvers.adams_bashforth(1), 1, 4, 4),
@@ -64,6 +69,9 @@ MULTISTEP = {
     "dpmpp_2m": (solvers.dpmpp_2m, 2, 4, 4),
     "dpmpp_3m": (solvers.dpmpp_3m, 3, 4, 4),
     "dpmpp_3m(published)": (lambda: solvers.dpmpp_3m(corrected=False), 2, 4, 4),
+    "er_sde(2, 0)": (lambda: solvers.er_sde(2, 0.0), 2, 4, 4),
+    "er_sde(3, 0)": (lambda: solvers.er_sde(3, 0.0), 3, 4, 4),
+    "er_sde(3, 0, published)": (lambda: solvers.er_sde(3, 0.0, False), 2, 4, 4),
     "unipc(1)": (lambda: solvers.unipc(1), 2, 4, 4),
     "unipc(2)": (solvers.unipc, 3, 4, 4),
     "unipc(2, bh1)": (lambda: solvers.unipc(2, "bh1"), 3, 4, 4),
@@ -89,6 +97,13 @@ STOCHASTIC = {
     "dpmpp_3m_sde": (solvers.dpmpp_3m_sde, 2, 4, 4),
     "sa_solver": (solvers.sa_solver, 2, 4, 4),
     "sa_solver(3, 4, 1)": (lambda: solvers.sa_solver(3, 4, 1.0), 2, 4, 4),
+    "sa_solver(between)": (lambda: solvers.sa_solver(eta=INTERVAL), 2, 4, 4),
+    "ddim(between)": (lambda: solvers.ddim(INTERVAL), 1, 4, 4),
+    "er_sde": (solvers.er_sde, 2, 4, 4),
+    "er_sde(1)": (lambda: solvers.er_sde(1), 1, 4, 4),
+    "er_sde(2, 1)": (lambda: solvers.er_sde(2, 1.0), 2, 4, 4),
+    "seeds(2, 0.5)": (lambda: solvers.seeds(2, 0.5), 2, 8, 7),
+    "seeds(3)": (lambda: solvers.seeds(3), 2, 12, 10),
     "edm_stochastic": (
         lambda: solvers.edm_stochastic(churn=20.0, noise_scale=1.0),
         2,

@@ -527,6 +527,12 @@ STOCHASTIC = (
         for eta in (0.3, 1.0)
     }
     | {
+        f"{make.__name__}({order}, {eta})": make(order, eta)
+        for make, orders in ((solvers.er_sde, (1, 2, 3)), (solvers.seeds, (2, 3)))
+        for order in orders
+        for eta in (0.3, 1.0, solvers.eta_er_sde())
+    }
+    | {
         f"dpmpp_3m_sde({eta}, False)": solvers.dpmpp_3m_sde(eta, False)
         for eta in (0.3, 1.0)
     }
@@ -580,7 +586,10 @@ def variance_error(solver, steps, start, end):
 
 @pytest.mark.parametrize(
     "name",
-    every(STOCHASTIC, [name for name in STOCHASTIC if name.startswith("sa_solver")]),
+    every(
+        STOCHASTIC,
+        [name for name in STOCHASTIC if name.startswith(("sa_solver", "er_", "seeds"))],
+    ),
 )
 def test_the_variance_has_the_declared_weak_order(name, x64):
     """Errors a h^p + b h^{p+1} + … at three resolutions, of which differences

@@ -14,13 +14,21 @@ from .ancestral import (
     dpm_2_ancestral,
     edm_stochastic,
     euler_ancestral,
+    heunpp,
     reverse_diffusion,
 )
 from .annealed import annealed_langevin
 from .base import Info, Problem, Solver, Traits
 from .composed import picard, predictor_corrector, restart
 from .driver import Progress, advance, diffusion, integrate, start, steps_within
-from .exponential import dpm_solver, dpmpp_2s, dpmpp_sde, exponential_runge_kutta
+from .eta import Eta, EtaFunction, eta_between, eta_er_sde
+from .exponential import (
+    dpm_solver,
+    dpmpp_2s,
+    dpmpp_sde,
+    exponential_runge_kutta,
+    seeds,
+)
 from .flow_maps import flow_map
 from .multistep import (
     adams_bashforth,
@@ -29,6 +37,7 @@ from .multistep import (
     dpmpp_2m_sde,
     dpmpp_3m,
     dpmpp_3m_sde,
+    er_sde,
     gradient_estimation,
     ipndm,
     sa_solver,
@@ -39,6 +48,8 @@ from .sde import euler_maruyama, sra1, stochastic_heun
 from .tabulated import output_weights, tabulated
 
 __all__ = [
+    "Eta",
+    "EtaFunction",
     "Info",
     "Problem",
     "Progress",
@@ -63,6 +74,9 @@ __all__ = [
     "dpmpp_3m_sde",
     "dpmpp_sde",
     "edm_stochastic",
+    "er_sde",
+    "eta_between",
+    "eta_er_sde",
     "euler",
     "euler_ancestral",
     "euler_maruyama",
@@ -70,6 +84,7 @@ __all__ = [
     "flow_map",
     "gradient_estimation",
     "heun",
+    "heunpp",
     "integrate",
     "ipndm",
     "midpoint",
@@ -80,6 +95,7 @@ __all__ = [
     "reverse_diffusion",
     "rk4",
     "sa_solver",
+    "seeds",
     "sra1",
     "start",
     "steps_within",

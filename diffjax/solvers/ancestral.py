@@ -18,6 +18,7 @@ from .affine import (
     one_step,
 )
 from .base import Solver, factory, needs
+from .eta import Eta, check_eta, label, mean_square, root
 
 __all__ = [
     "ddim",
@@ -26,11 +27,12 @@ __all__ = [
     "dpm_2_ancestral",
     "edm_stochastic",
     "euler_ancestral",
+    "heunpp",
     "reverse_diffusion",
 ]
 
 
-def split(steps: Steps, eta: float) -> tuple[Array, Array]:
+def split(steps: Steps, eta: Eta) -> tuple[Array, Array]:
     """Split the noise at the end of each step (Song et al. 2021, DDIM, equation 16).
 
         ρ_↓² + ρ_↑² = ρ_s²,    ρ_↑ = η ρ_s √(1 − ρ_s²/ρ_t²)
@@ -40,24 +42,26 @@ def split(steps: Steps, eta: float) -> tuple[Array, Array]:
 
     Args:
       steps: Steps between noise levels.
-      eta: η in [0, 1].
+      eta: η in [0, 1]. Of a function of the noise level η² is its mean over
+        log ρ in each step, at most 1.
 
     Returns:
       (ρ_↓, ρ_↑), each of shape (N,).
     """
+    squared = mean_square(eta, steps.start, steps.end)
     # 1 + η² expm1(−2h) would cancel to rounding at a large step h, and ρ_↓/ρ_s
     # with it.
-    kept = (1 - eta**2) + eta**2 * jnp.exp(-2 * steps.log_step)
-    lost = -(eta**2) * jnp.expm1(-2 * steps.log_step)
-    return steps.end.rho * jnp.sqrt(kept), steps.end.rho * jnp.sqrt(lost)
+    kept = (1 - squared) + squared * jnp.exp(-2 * steps.log_step)
+    lost = -squared * jnp.expm1(-2 * steps.log_step)
+    return steps.end.rho * jnp.sqrt(kept), steps.end.rho * root(lost)
 
 
-def ancestral_update(steps: Steps, eta: float) -> Update:
+def ancestral_update(steps: Steps, eta: Eta) -> Update:
     """The update y ← D + (ρ_↓/ρ_t)(y − D) + ρ_↑ z of each step.
 
     Args:
       steps: Steps between noise levels.
-      eta: η in [0, 1], of `split`.
+      eta: Of `split`.
 
     Returns:
       The update of y = x/α, entries (N,).
@@ -68,17 +72,18 @@ def ancestral_update(steps: Steps, eta: float) -> Update:
 
 
 @factory
-@checks.arguments(eta=(checks.within, 0, 1))
-def ddim(eta: float = 0.0) -> Solver:
+@checks.arguments(eta=check_eta)
+def ddim(eta: Eta = 0.0) -> Solver:
     """DDIM sampler (Song et al. 2021, equations 12 and 16).
 
         x_s = α_s D + √(σ_s² − ς²) (x_t − α_t D)/σ_t + ς z
         ς = η (σ_s/σ_t) √(σ_t² − (α_t/α_s)² σ_s²)
 
     Args:
-      eta: η in [0, 1]. 0 is deterministic: the exponential Euler step of the
-        probability flow, of order 1. 1 samples DDPM's posterior, with weak
-        order 1.
+      eta: η in [0, 1], or a function of the noise level as in `eta_between`. 0
+        is deterministic: the exponential Euler step of the probability flow,
+        of order 1. 1 samples DDPM's posterior, with weak order 1. Of a
+        function a step takes the mean of η².
 
     Returns:
       A solver with one evaluation per step. It can start where α = 0.
@@ -92,19 +97,19 @@ def ddim(eta: float = 0.0) -> Solver:
       ...     key, 4, denoiser, schedule, solver=ddim, grid=grid, shape=(2,)
       ... )
     """
-    name = f"ddim({eta:g})"
+    name = f"ddim({label(eta)})"
     return multistep(
         name,
         lambda schedule, steps: ancestral_update(steps, eta),
         order=1,
-        stochastic=eta > 0,
+        stochastic=bool(eta),
         check_grid=needs(name),
     )
 
 
 @factory
-@checks.arguments(eta=(checks.within, 0, 1))
-def euler_ancestral(eta: float = 1.0) -> Solver:
+@checks.arguments(eta=check_eta)
+def euler_ancestral(eta: Eta = 1.0) -> Solver:
     """Ancestral sampling with Euler steps (Crowson 2022, k-diffusion).
 
         y ← y + (ρ_↓ − ρ) ε̂ + ρ_↑ z,    y = x/α, ρ = σ/α
@@ -113,7 +118,7 @@ def euler_ancestral(eta: float = 1.0) -> Solver:
     It is `ddim(eta)`, because Euler's step in ρ is DDIM's.
 
     Args:
-      eta: η in [0, 1].
+      eta: As in `ddim`.
 
     Returns:
       A solver of weak order 1 with one evaluation per step.
@@ -128,7 +133,7 @@ def euler_ancestral(eta: float = 1.0) -> Solver:
       >>> solver = dj.solvers.euler_ancestral()
       >>> x = dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,))
     """
-    return ddim(eta)._replace(name=f"euler_ancestral({eta:g})")
+    return ddim(eta)._replace(name=f"euler_ancestral({label(eta)})")
 
 
 _SHARES = {"posterior": 0.0, "forward": 1.0}
@@ -295,8 +300,8 @@ def dpm_2() -> Solver:
 
 
 @factory
-@checks.arguments(eta=(checks.within, 0, 1))
-def dpm_2_ancestral(eta: float = 1.0) -> Solver:
+@checks.arguments(eta=check_eta)
+def dpm_2_ancestral(eta: Eta = 1.0) -> Solver:
     """Ancestral DPM-2 (Crowson 2022, k-diffusion).
 
         y ← the step of `dpm_2` to ρ_↓, then y ← y + ρ_↑ z
@@ -304,7 +309,7 @@ def dpm_2_ancestral(eta: float = 1.0) -> Solver:
     ρ_↓ and ρ_↑ are those of `euler_ancestral`.
 
     Args:
-      eta: η in [0, 1].
+      eta: As in `ddim`.
 
     Returns:
       A solver of weak order 2 with two evaluations per step, and one on a step
@@ -317,7 +322,60 @@ def dpm_2_ancestral(eta: float = 1.0) -> Solver:
       >>> dj.solvers.dpm_2_ancestral(0.5).evaluations(8)
       16
     """
-    return _midpoint(f"dpm_2_ancestral({eta:g})", eta)
+    return _midpoint(f"dpm_2_ancestral({label(eta)})", eta)
+
+
+@factory
+def heunpp() -> Solver:
+    """Heun++, known as `heunpp2` (Carzit 2023, ComfyUI).
+
+        y ← y + (ρ_1 − ρ_0) ((1 − w_1 − w_2) ε̂_0 + w_1 ε̂_1 + w_2 ε̂_2)
+        w_i = ρ_i/(3 ρ_max)
+
+    ε̂_0, ε̂_1 and ε̂_2 are those at the start of the step, at its end and at the
+    end of the next step, each reached by Euler's step in ρ. ρ_max is the ratio
+    at the start of the grid. The step before the last has w_1 = ρ_1/(2 ρ_max)
+    and w_2 = 0, the last step is Euler's.
+
+    The weights do not tend to those of a method of higher order, unless ρ_1 +
+    2 ρ_2 = 3 ρ_max/2, so that the order is 1.
+
+    Returns:
+      A deterministic solver of order 1 with three evaluations per step, and one
+      on a step to 0. ComfyUI leaves out the evaluations of weight 0: one in the
+      step before the last, two in a last step above 0.
+
+    References:
+      The method has no paper. Facts are those of ComfyUI's sampler without
+      churn.
+
+    Example:
+      >>> dj.solvers.heunpp().evaluations(8, to_zero=True)
+      22
+    """
+
+    def tableau(schedule, steps):
+        start, end = steps.start, steps.end
+        last = jnp.arange(start.t.shape[0]) == start.t.shape[0] - 1
+        before_last = jnp.arange(start.t.shape[0]) == start.t.shape[0] - 2
+        # the end of the next step, or of this one where it is the last
+        ahead = NoiseLevel(*(jnp.concatenate([e[1:], e[-1:]]) for e in end))
+        length = end.rho - start.rho
+        share = end.rho / start.rho[0]
+        first = jnp.where(last, 0, share / jnp.where(before_last, 2, 3))
+        second = jnp.where(last | before_last, 0, ahead.rho / (3 * start.rho[0]))
+        return [
+            Update(start, 1.0),
+            Update(end, 1.0, [length]),
+            Update(ahead, 1.0, [length, ahead.rho - end.rho]),
+            Update(
+                end,
+                1.0,
+                [length * (1 - first - second), length * first, length * second],
+            ),
+        ]
+
+    return one_step("heunpp", tableau, order=1, stages=3, kind="noise")
 
 
 def _midpoint(name, eta):
@@ -334,7 +392,9 @@ def _midpoint(name, eta):
             Update(end, down / end.rho, to_end, [up if eta else 0]),
         ]
 
-    return one_step(name, tableau, order=2, stages=2, kind="noise", stochastic=eta > 0)
+    return one_step(
+        name, tableau, order=2, stages=2, kind="noise", stochastic=bool(eta)
+    )
 
 
 @factory

@@ -14,6 +14,7 @@ from .. import checks, schedules
 from ..grids.steps import Steps, steps_of
 from ..sde import Semilinear
 from ..types import Array, ArrayLike, PyTree, pytree, static_field
+from .eta import EtaFunction
 
 __all__ = ["Info", "Problem", "Solver", "Traits"]
 
@@ -172,7 +173,9 @@ def _plain(name, value, default):
         raise TypeError(f"{message}got {value!r}") from None
     if isinstance(default, bool):
         return checks.boolean(name, value)
-    if isinstance(default, float):
+    if isinstance(value, EtaFunction):
+        return value
+    if isinstance(default, float | EtaFunction):
         return float(checks.number(name, value))
     return checks.integer(name, value, minimum=0) if isinstance(default, int) else value
 

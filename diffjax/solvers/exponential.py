@@ -1,7 +1,8 @@
 """Exponential integrators of one step: the linear part is solved exactly.
 
 Below y = x/α, ρ = σ/α and h = log ρ_t/ρ_s. Data prediction integrates y′ = −(y
-− D), noise prediction (y/ρ)′ = y/ρ − ε̂.
+− D), noise prediction (y/ρ)′ = y/ρ − ε̂. With noise of level η the equation of
+data prediction decays by a = h + E over a step, E = ∫ η² d log ρ.
 """
 
 import jax.numpy as jnp
@@ -11,18 +12,20 @@ from ..numerics import phi
 from .affine import Update, absent, noise_level_of_ratio, one_step
 from .ancestral import ddim, split
 from .base import Solver, factory
+from .eta import Eta, check_eta, integral, label, root
 
-__all__ = ["dpm_solver", "dpmpp_2s", "dpmpp_sde", "exponential_runge_kutta"]
+__all__ = ["dpm_solver", "dpmpp_2s", "dpmpp_sde", "exponential_runge_kutta", "seeds"]
 
 
-def _runge_kutta(name, nodes, weights, *, order, kind):
+def _runge_kutta(name, nodes, weights, *, order, kind, eta=0.0):
     """An exponential Runge–Kutta method (Hochbruck & Ostermann 2010, equation 2.21).
 
-        y_i = e^{z c_i} y + h Σ_j a_ij(z) N_j,    z = ∓h
+        y_i = e^{z c_i} y + |z| Σ_j a_ij(z) N_j,    z = −a or h
 
     N_i is D or −ε̂ at c_i h. weights(p, nodes) gives the rows a_1, …, a_s, b
     of entries that p(k, c) = φ_k(c z) makes. Its nodes are those of the times
-    to which the stages were rounded.
+    to which the stages were rounded, measured in a. With noise, kind "data"
+    alone, each stage adds its part of one path.
     """
 
     def tableau(schedule, steps):
@@ -34,24 +37,61 @@ def _runge_kutta(name, nodes, weights, *, order, kind):
             return noise_level_of_ratio(schedule, start.rho * jnp.exp(-c * h))
 
         at = [level(c) for c in nodes]
-        z = -h if kind == "data" else h
+        ends = [*at[1:], end]
+        added = [integral(eta, start, there) if eta else 0 for there in ends]
+        a = h + added[-1]
+        z = -a if kind == "data" else h
         rounded = [
-            c if c in (0, 1) else jnp.log(start.rho / there.rho) / h
-            for c, there in zip(nodes, at, strict=True)
+            c if c in (0, 1) else (jnp.log(start.rho / there.rho) + more) / a
+            for c, there, more in zip(nodes, at, [0, *added], strict=False)
         ]
 
         def p(k, c=1.0):
             return phi(k, c * z)
 
-        def update(there, row):
-            unit = h if kind == "data" else -there.rho * h
-            return Update(there, 1.0, [0 if absent(a) else unit * a for a in row])
+        def update(there, row, more, draws):
+            unit = a if kind == "data" else -there.rho * h
+            gains = [0 if absent(w) else unit * w for w in row]
+            std = there.rho * root(-jnp.expm1(-2 * more)) if eta else 0
+            stds = [0 if absent(c) else std * c for c in draws]
+            return Update(there, jnp.exp(-more) if eta else 1.0, gains, stds)
 
-        rows = weights(p, rounded)
-        first, ends = Update(start, 1.0), [*at[1:], end]
-        return [first, *(update(*pair) for pair in zip(ends, rows, strict=True))]
+        draws = _draws(added) if eta else [()] * len(ends)
+        stages = zip(ends, weights(p, rounded), added, draws, strict=True)
+        return [Update(start, 1.0), *(update(*stage) for stage in stages)]
 
-    return one_step(name, tableau, order=order, stages=len(nodes), kind=kind)
+    stages = len(nodes)
+    return one_step(
+        name, tableau, order=order, stages=stages, kind=kind, stochastic=bool(eta)
+    )
+
+
+def _draws(added):
+    """Rows of coefficients of the draws, each the normalised noise of a stage.
+
+    The noise of y ρ_t/(ρ e^{−E}) is a Brownian motion with the clock e^{2E} − 1.
+    The last row is that of the whole step, draw 0.
+    """
+
+    def share(part, whole):
+        """(e^{2E_i} − 1)/(e^{2E} − 1), 0 where E = 0."""
+        lost = -jnp.expm1(-2 * whole)
+        safe = jnp.where(lost > 0, lost, 1)
+        return jnp.exp(2 * (part - whole)) * -jnp.expm1(-2 * part) / safe
+
+    first, *second, whole = added
+    theta = share(first, whole)
+    if not second:
+        return [_partial_noise(theta), [1]]
+    # B at two parts of the step, given its end
+    later = share(second[0], whole)
+    ratio = share(first, second[0])
+    left = (1 - later) / (1 - theta)
+    return [
+        [root(theta), root(1 - theta)],
+        [root(later), root(ratio * left * (1 - later)), root((1 - ratio) * left)],
+        [1],
+    ]
 
 
 def _second_order(p, nodes):
@@ -158,8 +198,8 @@ def exponential_runge_kutta(order: int = 4) -> Solver:
 
 
 @factory
-@checks.arguments(eta=(checks.within, 0, 1))
-def dpmpp_2s(eta: float = 0.0) -> Solver:
+@checks.arguments(eta=check_eta)
+def dpmpp_2s(eta: Eta = 0.0) -> Solver:
     """DPM-Solver++(2S) (Lu et al. 2022b, Algorithm 1 with r = 1/2).
 
         y_½ ← √(ρ_↓/ρ_t) y + (1 − √(ρ_↓/ρ_t)) D(y)
@@ -170,7 +210,8 @@ def dpmpp_2s(eta: float = 0.0) -> Solver:
     `euler_ancestral` splits it.
 
     Args:
-      eta: Noise level in [0, 1]. 0 is deterministic, ρ_↓ = ρ_s.
+      eta: η in [0, 1], or a function of the noise level as in `ddim`. 0 is
+        deterministic, ρ_↓ = ρ_s.
 
     Returns:
       A solver of order 2, weak for eta > 0, with two denoiser evaluations per
@@ -197,13 +238,13 @@ def dpmpp_2s(eta: float = 0.0) -> Solver:
             Update(end, down / end.rho, [0, to_end], [up if eta else 0]),
         ]
 
-    name = f"dpmpp_2s({eta:g})"
-    return one_step(name, tableau, order=2, stages=2, stochastic=eta > 0)
+    name = f"dpmpp_2s({label(eta)})"
+    return one_step(name, tableau, order=2, stages=2, stochastic=bool(eta))
 
 
 @factory
-@checks.arguments(eta=(checks.within, 0, 1))
-def dpmpp_sde(eta: float = 1.0) -> Solver:
+@checks.arguments(eta=check_eta)
+def dpmpp_sde(eta: Eta = 1.0) -> Solver:
     """DPM-Solver++ (SDE) with r = 1/2 (Lu et al. 2022b, Crowson 2022).
 
         y_½ ← (ρ_↓½/ρ_t) y + (1 − ρ_↓½/ρ_t) D(y) + ρ_↑½ z_½
@@ -214,7 +255,7 @@ def dpmpp_sde(eta: float = 1.0) -> Solver:
     z are those of one path, B(1/ρ²), as the reverse SDE's are.
 
     Args:
-      eta: Noise level in [0, 1].
+      eta: η in [0, 1], or a function of the noise level as in `ddim`.
 
     Returns:
       A solver of weak order 2 with two denoiser evaluations per step, one on a
@@ -237,7 +278,8 @@ def dpmpp_sde(eta: float = 1.0) -> Solver:
         middle = noise_level_of_ratio(schedule, jnp.sqrt(start.rho * end.rho))
         down_half, up_half = split(steps._replace(end=middle), eta)
         down, up = split(steps, eta)
-        parts = _partial_noise(start.rho, middle.rho, end.rho)
+        clock = lambda there: jnp.expm1(2 * jnp.log(start.rho / there.rho))
+        parts = _partial_noise(clock(middle) / clock(end))
         half_noise = [up_half * c if eta else 0 for c in parts]
         half = [1 - down_half / start.rho]
         whole = [0, 1 - down / start.rho]
@@ -247,19 +289,60 @@ def dpmpp_sde(eta: float = 1.0) -> Solver:
             Update(end, down / end.rho, whole, [up if eta else 0]),
         ]
 
-    name = f"dpmpp_sde({eta:g})"
-    return one_step(name, tableau, order=2, stages=2, stochastic=eta > 0)
+    name = f"dpmpp_sde({label(eta)})"
+    return one_step(name, tableau, order=2, stages=2, stochastic=bool(eta))
 
 
-def _partial_noise(rho, middle, end):
+def _partial_noise(theta):
     """Coefficients c of the increment of B over the first part θ of a step.
 
-    Σ c_k z_k is that increment, normalised, where the whole one is z_0 and θ
-    is measured in the clock 1/ρ². The bridge between them is √3 √(θ(1−θ)) z_1,
-    as far as ∫ B determines it, and an independent draw z_2.
+    Σ c_k z_k is that increment, normalised, where the whole one is z_0. θ is
+    measured in the clock of B. The bridge between them is √3 √(θ(1−θ)) z_1, as
+    far as ∫ B determines it, and an independent draw z_2.
     """
-    theta = jnp.expm1(2 * jnp.log(rho / middle)) / jnp.expm1(2 * jnp.log(rho / end))
     spread = theta * (1 - theta)
     bridge = jnp.sqrt(1 - theta)
-    by_area = jnp.sqrt(3 * spread)
-    return jnp.sqrt(theta), bridge * by_area, bridge * jnp.sqrt(1 - 3 * spread)
+    by_area = root(3 * spread)
+    return root(theta), bridge * by_area, bridge * jnp.sqrt(1 - 3 * spread)
+
+
+@factory
+@checks.arguments(order=(checks.integer, 2, 3), eta=check_eta)
+def seeds(order: int = 2, eta: Eta = 1.0) -> Solver:
+    """SEEDS-2 and SEEDS-3 with data prediction (Gonzalez et al. 2023, section 4).
+
+        y_i = e^{−a_i} y + a Σ_j w_ij(−a) D(y_j) + ρ_i √(1 − e^{−2E_i}) z_i
+
+    An exponential Runge–Kutta method for the reverse SDE of noise level η. a_i
+    = c_i h + E_i is the decay up to stage i and E_i the integral of η² over
+    log ρ. The weights are those of DPM-Solver++(2S) at c = 1/2, and of order 3
+    at c = 1/3, 2/3. The noises z_i of the stages are those of one path, with
+    their exact correlations.
+
+    At η = 1 SEEDS-2 is `dpmpp_sde(1.0)`, to rounding and draw by draw. For
+    other η > 0 that method splits the noise of a step as DDIM does. At η = 0
+    SEEDS-2 is `dpmpp_2s` and SEEDS-3 an `exponential_runge_kutta` of order 3
+    with other nodes.
+
+    Args:
+      order: 2 or 3, the number of stages.
+      eta: η in [0, 1], or a function of the noise level as in `sa_solver`. The
+        paper has 1. Elsewhere eta may stand for its square.
+
+    Returns:
+      A solver with `order` denoiser evaluations per step, one on a step to 0.
+      Its order is `order` at η = 0, and weak 2 for noise.
+
+    Raises:
+      ValueError: For another order, or if eta lies outside [0, 1].
+
+    Example:
+      >>> solver = dj.solvers.seeds(3, 0.5)
+      >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
+      (2,)
+    """
+    nodes = (0.0, 0.5) if order == 2 else (0.0, 1 / 3, 2 / 3)
+    weights = _second_order if order == 2 else _third_order
+    name = f"seeds({order}, {label(eta)})"
+    order = min(order, 2) if eta else order
+    return _runge_kutta(name, nodes, weights, order=order, kind="data", eta=eta)

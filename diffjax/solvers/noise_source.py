@@ -28,8 +28,9 @@ class Source(NamedTuple):
       ∫ W: ∫ (W(u) − W(t)) du = h^{3/2} (z_0/2 + z_1/(2√3)) over a step of
       length h.
     - One noise per step (ancestral samplers, Euler–Maruyama, the churn of
-      `edm_stochastic`) is draw 0. `sra1` takes draws 0 and 1, `dpmpp_sde` 0 to
-      2.
+      `edm_stochastic`) is draw 0. `sra1` takes draws 0 and 1, `dpmpp_sde` and
+      `seeds` 0 to 2. In `seeds(3)` draws 1 and 2 are those of the path within
+      the step, independent of ∫ W.
     - `predictor_corrector` takes its predictor's draws, and draw 3 + i for the
       i-th correction.
     - `restart` takes draw k for the k-th way back.

@@ -19,6 +19,7 @@ from .data_prediction import (
     sa_solver,
     unipc,
 )
+from .extended import er_sde
 from .noise_prediction import adams_bashforth, deis, gradient_estimation, ipndm
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "dpmpp_2m_sde",
     "dpmpp_3m",
     "dpmpp_3m_sde",
+    "er_sde",
     "gradient_estimation",
     "ipndm",
     "sa_solver",

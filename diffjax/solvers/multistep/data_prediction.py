@@ -3,28 +3,18 @@
 import jax.numpy as jnp
 
 from ... import checks
-from ..affine import Update, multistep
+from ..affine import multistep
 from ..base import Solver, factory
+from ..eta import Eta, check_eta, integral, label
 from ..interpolation import (
     adams,
     allows_line,
     decaying_moments,
     in_log_ratio,
 )
-from .parts import at_all_times, published
+from .parts import at_all_times, noisy_update, published
 
 __all__ = ["dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "dpmpp_3m_sde", "sa_solver", "unipc"]
-
-
-def _noisy(steps, gains, eta):
-    """The exact solution of the reverse SDE of noise level η for an interpolated D.
-
-    y_s = e^{−a} y + Σ gains D + ρ_s √(1 − e^{−2η²h}) z,    a = (1 + η²) h
-    """
-    h = steps.log_step
-    stds = (steps.end.rho * jnp.sqrt(-jnp.expm1(-2 * eta**2 * h)),) if eta else ()
-    # `keep` is a multiple of ρ_s/ρ_t = e^{−h}, see `Update`
-    return Update(steps.end, jnp.exp(-(eta**2) * h), gains, stds)
 
 
 def _interpolated(steps, depth, moments, *, eta=0.0, guarded=True, ahead=False):
@@ -32,7 +22,7 @@ def _interpolated(steps, depth, moments, *, eta=0.0, guarded=True, ahead=False):
 
     moments(a, count) gives the integrals of the powers of u/a.
     """
-    a = (1 + eta**2) * steps.log_step
+    a = steps.log_step + integral(eta, steps.start, steps.end)
     return adams(
         -jnp.log(at_all_times(steps, "rho")),
         depth,
@@ -48,14 +38,15 @@ def _second_order_multistep(name, eta, guarded):
     def predict(schedule, steps):
         h = steps.log_step
         h_prev = jnp.concatenate([jnp.full_like(h[:1], jnp.inf), h[:-1]])
-        first = -jnp.expm1(-(1 + eta**2) * h)  # 1 − e^{−a}
+        # 1 − e^{−a}
+        first = -jnp.expm1(-(h + integral(eta, steps.start, steps.end)))
         # The second-order term is (1 − e^{−a}) c (D − D_prev) with c = 1/(2r) and
         # the paper's r = h_prev/h. It is 0 in the first step.
         c = h / (2 * h_prev)
         c = jnp.where(allows_line(steps, c), c, 0) if guarded else c
-        return _noisy(steps, [first * (1 + c), -first * c], eta)
+        return noisy_update(steps, [first * (1 + c), -first * c], eta)
 
-    return multistep(name, predict, order=2, past=1, stochastic=eta > 0)
+    return multistep(name, predict, order=2, past=1, stochastic=bool(eta))
 
 
 @factory
@@ -86,8 +77,8 @@ def dpmpp_2m(guarded: bool = True) -> Solver:
 
 
 @factory
-@checks.arguments(eta=(checks.within, 0, 1))
-def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
+@checks.arguments(eta=check_eta)
+def dpmpp_2m_sde(eta: Eta = 1.0, guarded: bool = True) -> Solver:
     """DPM-Solver++(2M) SDE (Lu et al. 2022b, appendix, Crowson 2022).
 
         y ← e^{−a} y + (1 − e^{−a}) (D + (h/2h_prev) (D − D_prev))
@@ -96,7 +87,8 @@ def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
     It solves the reverse SDE of noise level η.
 
     Args:
-      eta: Noise level η in [0, 1]. k-diffusion's eta is its square.
+      eta: η in [0, 1], or a function of the noise level as in `sa_solver`.
+        k-diffusion's eta is its square.
       guarded: As in `dpmpp_2m`.
 
     Returns:
@@ -110,7 +102,7 @@ def dpmpp_2m_sde(eta: float = 1.0, guarded: bool = True) -> Solver:
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    name = f"dpmpp_2m_sde({eta:g}{published(guarded)})"
+    name = f"dpmpp_2m_sde({label(eta)}{published(guarded)})"
     return _second_order_multistep(name, eta, guarded)
 
 
@@ -124,9 +116,9 @@ def _third_order_multistep(name, order, eta, corrected, guarded):
 
     def predict(schedule, steps):
         gains = _interpolated(steps, 3, moments, eta=eta, guarded=guarded)
-        return _noisy(steps, gains, eta)
+        return noisy_update(steps, gains, eta)
 
-    return multistep(name, predict, order=order, past=2, stochastic=eta > 0)
+    return multistep(name, predict, order=order, past=2, stochastic=bool(eta))
 
 
 @factory
@@ -157,9 +149,9 @@ def dpmpp_3m(corrected: bool = True, guarded: bool = True) -> Solver:
 
 
 @factory
-@checks.arguments(eta=(checks.within, 0, 1))
+@checks.arguments(eta=check_eta)
 def dpmpp_3m_sde(
-    eta: float = 1.0, corrected: bool = True, guarded: bool = True
+    eta: Eta = 1.0, corrected: bool = True, guarded: bool = True
 ) -> Solver:
     """DPM-Solver++(3M) SDE (Crowson 2022, k-diffusion).
 
@@ -169,7 +161,7 @@ def dpmpp_3m_sde(
     a = (1 + η²) h.
 
     Args:
-      eta: Noise level η in [0, 1]. k-diffusion's eta is its square.
+      eta: As in `dpmpp_2m_sde`.
       corrected: As in `dpmpp_3m`.
       guarded: As in `dpmpp_2m`.
 
@@ -184,7 +176,7 @@ def dpmpp_3m_sde(
       >>> dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=(2,)).shape
       (2,)
     """
-    name = f"dpmpp_3m_sde({eta:g}, {corrected}{published(guarded)})"
+    name = f"dpmpp_3m_sde({label(eta)}, {corrected}{published(guarded)})"
     return _third_order_multistep(name, 2, eta, corrected, guarded)
 
 
@@ -226,7 +218,9 @@ def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
         return [exact[0], 0.5 * (h if variant == "bh1" else exact[0])]  # B(h)/2
 
     def predict(schedule, steps):
-        return _noisy(steps, _interpolated(steps, order, moments, guarded=guarded), 0.0)
+        return noisy_update(
+            steps, _interpolated(steps, order, moments, guarded=guarded), 0.0
+        )
 
     def correct(schedule, steps):
         return _interpolated(steps, order, moments, guarded=guarded, ahead=True)
@@ -239,19 +233,20 @@ def unipc(order: int = 2, variant: str = "bh2", guarded: bool = True) -> Solver:
 @checks.arguments(
     predictor_order=(checks.integer, 1, 3),
     corrector_order=(checks.integer, 0, 4),
-    eta=(checks.within, 0, 1),
+    eta=check_eta,
 )
 def sa_solver(
     predictor_order: int = 2,
     corrector_order: int = 2,
-    eta: float = 1.0,
+    eta: Eta = 1.0,
     guarded: bool = True,
 ) -> Solver:
     """SA-Solver, a stochastic Adams method (Xue et al. 2023, Algorithm 1).
 
-        y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2η²h}) z,    a = (1 + η²) h
+        y ← e^{−a} y + Σ_j w_j D_j + ρ_s √(1 − e^{−2E}) z,    a = h + E
 
-    It solves the reverse SDE of noise level η.
+    It solves the reverse SDE of noise level η. E = ∫ η² dλ over the step, which
+    is η² h for a constant.
 
     The predictor interpolates the last `predictor_order` outputs in λ, the
     corrector `corrector_order` of them with the newest, D at the end of the
@@ -265,8 +260,10 @@ def sa_solver(
     Args:
       predictor_order: p, 1 to 3.
       corrector_order: c, 0 to 4. 0 is the predictor alone.
-      eta: Noise level in [0, 1], the paper's constant τ. 0 is the probability
-        flow.
+      eta: η in [0, 1], the paper's constant τ, or a function of the noise level
+        such as `eta_between`. 0 is the probability flow. Decay and variance of
+        a step are exact for any function. The weights w_j are those of its
+        mean η² over the step, as for the paper's piecewise constant τ.
       guarded: As in `dpmpp_2m`.
 
     Returns:
@@ -286,7 +283,7 @@ def sa_solver(
 
     def predict(schedule, steps):
         gains = _interpolated(steps, predictor_order, decaying_moments, **settings)
-        return _noisy(steps, gains, eta)
+        return noisy_update(steps, gains, eta)
 
     def correct(schedule, steps):
         return _interpolated(steps, behind, decaying_moments, **settings, ahead=True)
@@ -294,14 +291,13 @@ def sa_solver(
     order = predictor_order
     if corrector_order:
         order = min(corrector_order, predictor_order + 1)
-    name = (
-        f"sa_solver({predictor_order}, {corrector_order}, {eta:g}{published(guarded)})"
-    )
+    orders = f"{predictor_order}, {corrector_order}"
+    name = f"sa_solver({orders}, {label(eta)}{published(guarded)})"
     return multistep(
         name,
         predict,
         order=min(order, 2) if eta else order,
         past=max(predictor_order - 1, behind),
-        stochastic=eta > 0,
+        stochastic=bool(eta),
         correct=correct if corrector_order else None,
     )
