@@ -156,14 +156,16 @@ def mixture():
     return dj.targets.gaussian_mixture(*MIXTURE)
 
 
-def propagated_distribution(solver, schedule, target, grid, numbers=1):
+def propagated_distribution(solver, schedule, target, grid, numbers=1, denoiser=None):
     """Exact mean and covariance at grid[-1] of a solver started exactly at grid[0].
 
     For a Gaussian target every step is affine in the state and in the noise. So the
     Jacobians of the whole run by its start and by all its noise give the distribution
     of its end exactly. `numbers` is how many numbers of the noise source a step uses.
+    Another affine `denoiser`, or flow map, may take the place of the exact one.
     """
-    problem = solvers.diffusion(schedule, dj.targets.denoiser(target, schedule))
+    denoiser = denoiser or dj.targets.denoiser(target, schedule)
+    problem = solvers.diffusion(schedule, denoiser)
     noise = np.zeros((numbers * (grid.shape[0] - 1), NOISE_SLOTS, 2), grid.dtype)
     return _propagated(
         solver, problem, _noised_moments(target, schedule, grid[0]), grid, noise
