@@ -50,6 +50,7 @@ EXTRAPOLATING = {
     "adams_bashforth(3)": solvers.adams_bashforth(3),
     "adams_bashforth(4)": solvers.adams_bashforth(4),
     "ipndm(4)": solvers.ipndm(4),
+    "er_sde(3, 0)": solvers.er_sde(3, 0.0),
 }
 PUBLISHED = {
     "deis(3)": solvers.deis(3, guarded=False),

@@ -1,4 +1,4 @@
-"""Samplers against runs of k-diffusion, diffusers and the official DPM-Solver.
+"""Samplers against runs of k-diffusion, diffusers, DPM-Solver and ER-SDE.
 
 `tests/golden/make.py` describes the files and makes them. Each run is repeated in
 float64 on the same grid, from the same points, with the same denoiser and the same
@@ -106,7 +106,21 @@ DPM_SOLVER = {
 }
 """name in dpm_solver.npz -> solver."""
 
-TABLES = {"k_diffusion": K_DIFFUSION, "diffusers": DIFFUSERS, "dpm_solver": DPM_SOLVER}
+ER_SDE = {
+    f"er_sde_{order}_{label}": solvers.er_sde(
+        order, eta, corrected=False, guarded=False
+    )
+    for order in (1, 2, 3)
+    for label, eta in {"0.0": 0.0, "1.0": 1.0, "paper": solvers.eta_er_sde()}.items()
+}
+"""name in er_sde.npz -> solver. The references' Riemann sums are made exact."""
+
+TABLES = {
+    "k_diffusion": K_DIFFUSION,
+    "diffusers": DIFFUSERS,
+    "dpm_solver": DPM_SOLVER,
+    "er_sde": ER_SDE,
+}
 
 HALVED_START = (
     "its second step has DPM-Solver++(2M)'s halved weight, ours the exact one, as "
@@ -170,6 +184,7 @@ WITHOUT_COUNTERPART = {
         "dpmpp_singlestep_3_taylor": TAYLOR,
         "dpmpp_multistep_3": HALVED_START,
     },
+    "er_sde": {},
 }
 """file -> {SAMPLER or SAMPLER/GRID: why no solver of ours is that}."""
 
@@ -184,7 +199,9 @@ def setting(file, run):
     arrays = golden(file)
     grid = run.split("/")[1]
     start = arrays["problem/start"]
-    if file == "k_diffusion":
+    if run.endswith("/vp"):
+        return dj.schedules.vp_linear(0.1, 20.0), arrays["grid/vp"], start
+    if file in ("k_diffusion", "er_sde"):
         ts = arrays[f"grid/{grid}"]
         return dj.schedules.edm(0.01, 100.0), ts, ts[0] * start
     if file == "dpm_solver":
@@ -272,7 +289,7 @@ def excused(file, run):
 
 REPEATED = ("_0.0/plain", "_0.0/zero", "_0.5/zero", "_1.0/plain")
 """Endings of runs that differ from another in η alone, or in whether the grid
-ends at 0: the long proofs.
+ends at 0: the long proofs, with the lower orders of ER-SDE.
 """
 
 CASES = [
@@ -280,7 +297,9 @@ CASES = [
         file,
         run,
         id=f"{file}-{run}",
-        marks=pytest.mark.slow if run.endswith(REPEATED) else (),
+        marks=pytest.mark.slow
+        if run.endswith(REPEATED) or run.startswith(("er_sde_1", "er_sde_2"))
+        else (),
     )
     for file in TABLES
     for run in runs(file)

@@ -691,6 +691,9 @@ EXACT_FOR_A_CONSTANT = (
     solvers.adams_bashforth(3),
     solvers.dpm_2(),
     solvers.exponential_runge_kutta(),
+    solvers.er_sde(3, 0.0),
+    solvers.seeds(3, 0.0),
+    solvers.heunpp(),
 )
 EXACT_WHERE_STRAIGHT = (
     solvers.euler(),

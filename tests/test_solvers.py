@@ -1,5 +1,6 @@
 """Solvers against exactly propagated moments, their orders and their contract."""
 
+import dataclasses
 import functools
 import math
 
@@ -1021,3 +1022,43 @@ def test_er_sde_is_exact_where_the_denoiser_is_a_polynomial_in_rho(order, x64):
     outputs = tuple(denoiser(0.0, t) for t in ts[1::-1][: order - 1])
     x, _ = solver.step(problem, last, None, exact(ts[2]), (outputs, None))
     np.testing.assert_allclose(x, exact(ts[3]), rtol=1e-13)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_stages_of_seeds_lie_on_one_path(order, x64):
+    """For a constant D the stages and the end have the covariance of the reverse
+    SDE, Cov(y_i, y_j) = ρ_i² e^{−a_j + a_i} for ρ_i ≥ ρ_j, from a start at ρ = 2.
+    """
+    eta, states, units = solvers.eta_between(0.7, 1.5), [], np.eye(4)
+    problem = solvers.diffusion(
+        dj.schedules.edm(0.01, 100.0), lambda x, t: states.append((t, x)) or 0 * x
+    )
+    solver = solvers.seeds(order, eta)
+    problem = dataclasses.replace(problem, zero_end=False)
+    inputs = solver.prepare(problem, jnp.array([2.0, 0.5]))
+    first = jax.tree.map(lambda leaf: leaf[0], inputs)
+    end, _ = solver.step(problem, first, lambda i: units[1 + i], 2.0 * units[0], ())
+    rho, y = (np.array(v) for v in zip(*states, (0.5, end), strict=True))
+    decay = np.array([r * np.exp(-eta.integral(2.0, r)) for r in rho])
+    exact = rho[:, None] ** 2 * decay / decay[:, None]
+    upper = np.triu_indices(order + 1)
+    np.testing.assert_allclose((y @ y.T)[upper], exact[upper], rtol=1e-12)
+
+
+def test_heunpp_has_the_published_weights(x64):
+    """(1 − w_1 − w_2, w_1, w_2) of three slopes, of two, then of one."""
+    s = np.array([4.0, 2.0, 1.0, 0.5])
+    slope = lambda y, rho: (y - np.tanh(y)) / rho
+    y = 3.0
+    for i in range(3):
+        h, slopes = s[i + 1] - s[i], [slope(y, s[i])]
+        # s_1 and s_2 over 3 s_0, s_2 over 2 s_0, none
+        ahead, weights = y, s[i + 1 : 3] / ((3 - i) * s[0])
+        for j in range(i, min(i + 2, 2)):
+            ahead = ahead + (s[j + 1] - s[j]) * slopes[-1]
+            slopes.append(slope(ahead, s[j + 1]))
+        weights = np.array([1 - sum(weights), *weights])
+        y = y + h * (weights @ slopes)
+    problem = solvers.diffusion(dj.schedules.edm(), lambda x, t: jnp.tanh(x))
+    end = solvers.integrate(None, solvers.heunpp(), problem, x=jnp.array(3.0), ts=s)
+    np.testing.assert_allclose(end, y, rtol=1e-13)

@@ -70,7 +70,8 @@ def replacement(denoiser: Denoiser, operator: LinearOperator, y: ArrayLike) -> R
 
     On every schedule this holds for `ddim`, `dpm_solver`, `dpmpp_2s`,
     `dpmpp_2m`, `dpmpp_3m`, `deis`, `unipc`, `sa_solver`, `ipndm`,
-    `adams_bashforth`, `dpm_2` and `exponential_runge_kutta`.
+    `adams_bashforth`, `dpm_2`, `exponential_runge_kutta`, `er_sde`, `seeds`
+    and `heunpp`.
 
     For `euler`, `heun`, `midpoint` and `rk4` it holds where α and σ are linear
     in t, as for `edm` and `rectified_flow`. On other schedules they keep it to

@@ -1,13 +1,15 @@
-"""Makes the golden files: k-diffusion, diffusers and DPM-Solver in float64.
+"""Makes the golden files: k-diffusion, diffusers, DPM-Solver, ER-SDE in float64.
 
     make golden  # python -m tests.golden.make with the extra `peers`, 5 s on two cores
     python -m tests.golden.make diffusers       # one file
     python -m tests.golden.make dpm_solver --source dpm_solver_pytorch.py  # no network
+    python -m tests.golden.make er_sde --source er_sde_solver.py
 
 The committed files were made by torch 2.13.0 (CPU), k-diffusion 0.1.1.post1,
-diffusers 0.42.1 and the official DPM-Solver at commit 52bc3fb. DPM-Solver is
-no package: its one file is read from --source or from GitHub, and its digest
-is checked. Each file stores the versions that made it.
+diffusers 0.42.1, the official DPM-Solver at commit 52bc3fb and the official
+ER-SDE at 25ca6c2. The last two are no packages: their one file is read from
+--source or from GitHub, and its digest is checked. Each file stores the
+versions that made it.
 
 Of k-diffusion only `sampling.py` is imported, with its own imports. These suffice:
 `pip install --no-deps k-diffusion torchdiffeq torchsde trampoline` and
@@ -29,6 +31,8 @@ k_diffusion: α = 1. "plain" ends at a non-zero σ, "zero" at 0. diffusers: a
 chain of 50 betas (chain/betas, chain/alpha_bars), eight 0-based timesteps.
 "plain" stops after seven steps, "zero" takes the eighth, to σ = 0. dpm_solver:
 linear β from 0.1 to 20, six steps uniform in log-SNR from t = 1 to 0.01.
+er_sde: "plain" of k_diffusion. "vp" has linear β and six even steps from t =
+0.9 to 0.1.
 """
 
 import argparse
@@ -57,6 +61,10 @@ BATCH, DIMENSION = 4, 3
 WEIGHTS = np.array([0.2, 0.5, 0.3])
 MEANS = np.array([[-1.2, 0.4, 0.8], [0.9, -0.7, 0.1], [0.2, 1.1, -0.9]])
 SCALES = np.array([0.35, 0.5, 0.25])
+
+ER_SDE_COMMIT = "25ca6c2e6b065754a55694dc6941a3259fa0f082"
+ER_SDE_URL = f"https://raw.githubusercontent.com/QinpengCui/ER-SDE-Solver/{ER_SDE_COMMIT}/er_sde_solver.py"
+ER_SDE_SHA256 = "ab03539a9ee69cb1a16118052381213a9ec6d904ff1dac383ade6cc52b584f35"
 
 DPM_SOLVER_COMMIT = "52bc3fbcd5de56d60917b826b15d2b69460fc2fa"
 DPM_SOLVER_URL = f"https://raw.githubusercontent.com/LuChengTHU/dpm-solver/{DPM_SOLVER_COMMIT}/dpm_solver_pytorch.py"
@@ -600,26 +608,24 @@ def diffusers():
 # --------------------------------------------------------------------------- DPM-Solver
 
 
-def official_dpm_solver(source):
-    """The official module, from a file or from GitHub.
+def official(url, sha256, source):
+    """An official module of one file, from a file here or from GitHub.
 
     Raises ValueError where it is not the one of the commit.
     """
     if source is None:
-        with urllib.request.urlopen(DPM_SOLVER_URL, timeout=60) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             text = response.read()
     else:
         text = pathlib.Path(source).read_bytes()
     digest = hashlib.sha256(text).hexdigest()
-    if digest != DPM_SOLVER_SHA256:
-        raise ValueError(
-            f"source must be {DPM_SOLVER_URL} with sha256 {DPM_SOLVER_SHA256}, got "
-            f"{digest}"
-        )
+    if digest != sha256:
+        raise ValueError(f"source must be {url} with sha256 {sha256}, got {digest}")
+    name = pathlib.PurePosixPath(url).stem
     with tempfile.TemporaryDirectory() as folder:
-        path = pathlib.Path(folder) / "dpm_solver_pytorch.py"
+        path = pathlib.Path(folder) / f"{name}.py"
         path.write_bytes(text)
-        spec = importlib.util.spec_from_file_location("dpm_solver_pytorch", path)
+        spec = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     return module
@@ -633,8 +639,8 @@ def dpm_solver(source=None):
     order dropped at the end. A singlestep method of order p evaluates p times
     per step, at i/p of it in log-SNR.
     """
-    official = official_dpm_solver(source)
-    schedule = official.NoiseScheduleVP(
+    module = official(DPM_SOLVER_URL, DPM_SOLVER_SHA256, source)
+    schedule = module.NoiseScheduleVP(
         "linear", continuous_beta_0=0.1, continuous_beta_1=20.0
     )
     files = {**problem(), **versions()}
@@ -646,7 +652,7 @@ def dpm_solver(source=None):
         )
 
     for algorithm, prefix in (("dpmsolver", "dpm"), ("dpmsolver++", "dpmpp")):
-        solver = official.DPM_Solver(model, schedule, algorithm_type=algorithm)
+        solver = module.DPM_Solver(model, schedule, algorithm_type=algorithm)
         files["grid/ts"] = solver.get_time_steps("logSNR", 1.0, 0.01, 6, "cpu").numpy()
         for method, order, kind in itertools.product(
             ("singlestep", "multistep"), (1, 2, 3), ("dpmsolver", "taylor")
@@ -674,12 +680,90 @@ def dpm_solver(source=None):
     return files
 
 
+# ------------------------------------------------------------------------------- ER-SDE
+
+SCALES_OF_NOISE = {"0.0": 1, "1.0": 2, "paper": 7}
+"""η, or the paper's choice -> number of the official function φ."""
+
+
+def with_exact_sums(phi):
+    """φ, whose values at the nodes of a Riemann sum make that sum exact.
+
+    The official sums approximate ∫ dρ/φ and ∫ (ρ − ρ_t)/φ dρ by 100 nodes. Here
+    1/φ at the nodes is the linear function whose sums are these integrals.
+    """
+    points, weights = np.polynomial.legendre.leggauss(64)
+
+    def adjusted(rho):
+        if rho.ndim == 0:
+            return phi(rho)
+        end, start = rho[0], rho[0] + len(rho) * (rho[1] - rho[0])
+        log = torch.log(start / end)
+        fine = end * torch.exp(log * torch.from_numpy(0.5 * (1 + points)))
+        parts = torch.from_numpy(0.5 * weights) * log * fine / phi(fine)
+        integrals = torch.stack([parts.sum(), (parts * (fine - start)).sum()])
+        away = rho - start
+        powers = torch.stack([(away**k).mean() for k in range(3)])
+        matrix = torch.stack([powers[:2], powers[1:]])
+        level, slope = torch.linalg.solve(matrix, integrals / (start - end))
+        return 1 / (level + slope * away)
+
+    return adjusted
+
+
+def er_sde(source=None):
+    """The official methods of orders 1 to 3 for three noise scale functions.
+
+    Its `np` is torch here, since it mixes arrays of both. The model is given a
+    step's number for its time.
+    """
+    module = official(ER_SDE_URL, ER_SDE_SHA256, source)
+    module.np = torch
+    ts = np.linspace(0.9, 0.1, 7)
+    alphas = np.exp(-0.25 * ts**2 * 19.9 - 0.05 * ts)
+    ve = karras(10, 0.05, 20.0)
+    levels = {
+        "plain": (np.ones_like(ve), ve),
+        "vp": (alphas, np.sqrt(1 - alphas**2)),
+    }
+    files = {**problem(), "grid/plain": ve, "grid/vp": ts, **versions()}
+    files["versions"] = np.append(files["versions"], f"er-sde {ER_SDE_COMMIT}")
+    for grid, (alpha, sigma) in levels.items():
+        kind = "vp" if grid == "vp" else "ve"
+        solver = module.ER_SDE_Solver(kind, "x_start")
+        alpha, sigma = torch.from_numpy(alpha), torch.from_numpy(sigma)
+        model = lambda x, i, alpha=alpha, sigma=sigma: denoiser(x, alpha[i], sigma[i])
+        size = 1.0 if grid == "vp" else sigma[0]
+        start = size * torch.from_numpy(files["problem/start"])
+        noise_levels = (alpha, sigma) if grid == "vp" else (sigma,)
+        for order, (label, number) in itertools.product(
+            (1, 2, 3), SCALES_OF_NOISE.items()
+        ):
+            method = f"{kind}_{order}_order" + ("" if order == 1 else "_taylor")
+            name = f"er_sde_{order}_{label}/{grid}"
+            phi = with_exact_sums(
+                lambda rho, number=number: module.customized_func(rho, number)
+            )
+            draws = Draws(name)
+            with replaced(torch, "randn_like", draws):
+                out = getattr(solver, method)(
+                    model,
+                    start,
+                    *noise_levels,
+                    range(len(sigma)),
+                    **{"fn_lambda" if grid == "vp" else "fn_sigma": phi},
+                )
+            files |= entry(name, out.numpy(), draws=draws)
+    return files
+
+
 def main():
-    """Make the files named on the command line, or all three."""
+    """Make the files named on the command line, or all four."""
     makers = {
         "k_diffusion": k_diffusion,
         "diffusers": diffusers,
         "dpm_solver": dpm_solver,
+        "er_sde": er_sde,
     }
     parser = argparse.ArgumentParser(
         prog="python -m tests.golden.make", description=main.__doc__
@@ -688,7 +772,9 @@ def main():
         "files", nargs="*", metavar="file", help=f"{', '.join(makers)}; all by default"
     )
     parser.add_argument(
-        "--source", help="dpm_solver_pytorch.py of the commit; from GitHub by default"
+        "--source",
+        help="dpm_solver_pytorch.py or er_sde_solver.py of the commit, where that file "
+        "alone is made; from GitHub by default",
     )
     arguments = parser.parse_args()
     unknown = set(arguments.files) - set(makers)
@@ -698,9 +784,8 @@ def main():
         )
     torch.set_default_dtype(torch.float64)
     for name in arguments.files or makers:
-        files = (
-            makers[name](arguments.source) if name == "dpm_solver" else makers[name]()
-        )
+        official_file = name in ("dpm_solver", "er_sde")
+        files = makers[name](*[arguments.source] * official_file)
         path = FOLDER / f"{name}.npz"
         np.savez_compressed(path, **files)
         print(
