@@ -220,6 +220,7 @@ STARTS_WITHOUT_SIGNAL = (
     "dpmpp_2m_sde",
     "dpmpp_3m_sde",
     "sa_solver",
+    "er_sde",
 )
 WITHOUT_SIGNAL = {
     "zero terminal SNR": (
@@ -277,11 +278,12 @@ def test_a_solver_starts_without_signal_or_says_that_it_cannot(name):
         in (
             "dpm_solver(1)",
             "ddim(0.5)",
+            "ddim(between)",
             "ddpm(forward)",
             "euler_ancestral",
             "dpmpp_2m_sde(0.5)",
         )
-        or name.startswith("sa_")
+        or name.startswith(("sa_", "er_sde"))
     ):
         return requirements.check_grid(
             "ts",

@@ -96,9 +96,9 @@ def er_sde(
 
 def _quadrature(steps, eta, nodes=16):
     """Nodes v = (ρ − ρ_t)/(ρ_s − ρ_t) and weights of φ_s (φ′/φ²) dρ, (N, Q) each."""
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    u = 0.5 * (1 + points)
     h = steps.log_step[:, None]
+    rule = np.stack(np.polynomial.legendre.leggauss(nodes)).astype(h.dtype)
+    u, weights = 0.5 * (1 + rule[0]), 0.5 * rule[1]
     start, end = steps.start.rho[:, None], steps.end.rho[:, None]
     rho = start * jnp.exp(-h * u)
     if isinstance(eta, float):
@@ -108,4 +108,4 @@ def _quadrature(steps, eta, nodes=16):
     # φ_s/φ = e^{−h (1 − u) − E} from a node to the end of the step
     decay = jnp.exp(-h * (1 - u) - left)
     v = jnp.expm1(-h * u) / jnp.expm1(-h)
-    return v, 0.5 * weights * h * (1 + squared) * decay
+    return v, weights * h * (1 + squared) * decay
