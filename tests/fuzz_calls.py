@@ -216,6 +216,13 @@ def calls():
             dict(rtol=1e-2, atol=1e-2, max_steps=64),
         ),
         "solvers.ddim": (solvers.ddim, dict(eta=0.5)),
+        "solvers.eta_between": (
+            solvers.eta_between,
+            dict(low=0.05, high=1.0, eta=0.5),
+        ),
+        "solvers.eta_er_sde": (solvers.eta_er_sde, dict(power=0.3, offset=10.0)),
+        "solvers.er_sde": (solvers.er_sde, dict(order=3, eta=0.5, corrected=True)),
+        "solvers.seeds": (solvers.seeds, dict(order=2, eta=0.5)),
         "solvers.ddpm": (solvers.ddpm, dict(variance="posterior")),
         "solvers.edm_stochastic": (
             solvers.edm_stochastic,

@@ -516,6 +516,23 @@ def test_hyperparameters_out_of_range_are_named():
             lambda: solvers.deis(2, "x"),
         ),
         (ValueError, r"eta must lie in \[0, 1\], got 1.5", lambda: solvers.ddim(1.5)),
+        (ValueError, "order must be between 2 and 3, got 4", lambda: solvers.seeds(4)),
+        (ValueError, r"eta must lie in \[0, 1\]", lambda: solvers.er_sde(2, 1.5)),
+        (
+            ValueError,
+            "high must be greater than low=1.0, got 0.5",
+            lambda: solvers.eta_between(1.0, 0.5),
+        ),
+        (
+            ValueError,
+            r"eta must lie in \(0, 1\], got 0",
+            lambda: solvers.eta_between(0.1, 1.0, 0.0),
+        ),
+        (
+            TypeError,
+            "gamma must be a real number",
+            lambda: solvers.gradient_estimation(solvers.eta_between(0.1, 1.0)),
+        ),
         (
             ValueError,
             r"eta must lie in \[0, 1\], got -0.1",

@@ -327,7 +327,7 @@ def dpm_2_ancestral(eta: Eta = 1.0) -> Solver:
 
 @factory
 def heunpp() -> Solver:
-    """Heun++, known as `heunpp2` (Carzit 2023, ComfyUI).
+    """Heun++, known as `heunpp2` in ComfyUI.
 
         y ← y + (ρ_1 − ρ_0) ((1 − w_1 − w_2) ε̂_0 + w_1 ε̂_1 + w_2 ε̂_2)
         w_i = ρ_i/(3 ρ_max)
@@ -346,8 +346,8 @@ def heunpp() -> Solver:
       step before the last, two in a last step above 0.
 
     References:
-      The method has no paper. Facts are those of ComfyUI's sampler without
-      churn.
+      The method has no paper. It comes from Carzit's sd-webui-samplers-scheduler,
+      here without churn.
 
     Example:
       >>> dj.solvers.heunpp().evaluations(8, to_zero=True)

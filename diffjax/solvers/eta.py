@@ -120,8 +120,7 @@ class _Exponential:
 def eta_between(low: float, high: float, eta: float = 1.0) -> EtaFunction:
     """The stochasticity η inside an interval of noise levels, and 0 outside.
 
-    It is SA-Solver's τ (Xue et al. 2023, appendix E), and serves every solver
-    with an `eta`.
+    It is SA-Solver's τ (Xue et al. 2023), and serves every solver with an `eta`.
 
     Args:
       low: The least ρ = σ/α with noise, 0 or more.

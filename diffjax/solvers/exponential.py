@@ -309,7 +309,7 @@ def _partial_noise(theta):
 @factory
 @checks.arguments(order=(checks.integer, 2, 3), eta=check_eta)
 def seeds(order: int = 2, eta: Eta = 1.0) -> Solver:
-    """SEEDS-2 and SEEDS-3 with data prediction (Gonzalez et al. 2023, section 4).
+    """SEEDS-2 and SEEDS-3 with data prediction (Gonzalez et al. 2023).
 
         y_i = e^{−a_i} y + a Σ_j w_ij(−a) D(y_j) + ρ_i √(1 − e^{−2E_i}) z_i
 

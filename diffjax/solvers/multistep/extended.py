@@ -24,7 +24,7 @@ def er_sde(
     corrected: bool = True,
     guarded: bool = True,
 ) -> Solver:
-    """ER-SDE-Solver-1, -2 or -3 (Cui et al. 2023, equations 15 to 17).
+    """ER-SDE-Solver-1, -2 or -3 (Cui et al. 2023).
 
         y ← (φ_s/φ_t) y + φ_s ∫ (φ′/φ²) P dρ + √(ρ_s² − ρ_t² (φ_s/φ_t)²) z
 
