@@ -14,6 +14,7 @@ from diffjax import schedules, solvers, targets
 from experiments.bench_solvers import __main__ as bench_solvers
 from experiments.bench_solvers import errors as solver_errors
 from experiments.bench_solvers import figures as solver_figures
+from experiments.bench_solvers import fitted as bench_fitted
 from experiments.bench_solvers import peers as solver_peers
 from experiments.bench_solvers import problems as solver_problems
 from experiments.bench_solvers import programs as solver_programs
@@ -51,6 +52,18 @@ def test_errors_fall_at_the_order_of_the_solver(tmp_path):
     stored = json.loads((tmp_path / "metrics.json").read_text())["rows"]
     assert [row["error"] for row in stored] == [row.error for row in rows]
     assert (tmp_path / "error_rms.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_fitted_coefficients_err_less_than_published_ones(tmp_path, monkeypatch):
+    """At two evaluations, on starts that the fit has not seen, by a factor."""
+    monkeypatch.setattr(bench_fitted, "EXAMPLES", 64)
+    monkeypatch.setattr(bench_fitted, "PAIRS", bench_fitted.PAIRS[:1])
+    bench_solvers.run(small(tmp_path, fitted=True, budgets=(2,)))
+    (row,) = json.loads((tmp_path / "metrics.json").read_text())
+    assert row["target"] == "mixture_2d" and row["evaluations"] == 2
+    assert 0 < 2 * row["coefficients"] < row["grid"]
+    assert math.isfinite(row["other_coefficients"])
 
 
 def test_a_recommendation_names_the_least_error(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""What each objective makes of a student that is affine in x, in closed form.
+"""Maps that an affine student learns by the objectives, in closed form.
 
 The target is a normal, whose exact map is affine, or two modes, whose map is not. The
 student is
@@ -110,8 +110,8 @@ def of_teacher(loss):
     def value(problem, theta):
         x, weights, *values = problem.taught
         m = problem.student(theta)
-        each = jax.vmap(functools.partial(loss, problem, m))(x, *values)
-        return weights @ each
+        losses = jax.vmap(functools.partial(loss, problem, m))(x, *values)
+        return weights @ losses
 
     return value
 
@@ -160,7 +160,7 @@ OBJECTIVES = {
             T,
             r=R,
             s=S,
-            # the exact states, whatever is asked for
+            # returns the exact states, whatever x is
             teacher=lambda x, t, end: at_r if end == R else at_s,
         )
     ),

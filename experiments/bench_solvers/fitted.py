@@ -9,6 +9,7 @@ import numpy as np
 from diffjax import grids, solvers, tuning
 from experiments.bench_solvers.problems import SolverTask, problem
 from experiments.bench_solvers.programs import batch_program
+from experiments.shared import cli
 
 PAIRS = (("mixture_2d", "other_2d", "vp_linear"), ("mixture_6d", "held_out", "edm"))
 """(the target that is fitted, another one of its dimension, the schedule)."""
@@ -49,10 +50,14 @@ class FittedRow(NamedTuple):
 
 def measure(config: Any) -> Iterator[FittedRow]:
     """A row for each budget and pair of targets."""
-    for target, other, schedule in PAIRS:
-        tasks = [problem(config, name, schedule) for name in (target, other)]
-        for steps in config.budgets:
-            yield fitted_row(config, tasks, steps)
+    count = len(PAIRS) * len(config.budgets)
+    with cli.progress(count, label="fitting", unit="solver") as bar:
+        for target, other, schedule in PAIRS:
+            tasks = [problem(config, name, schedule) for name in (target, other)]
+            for steps in config.budgets:
+                bar.set_postfix_str(f"{target}, {steps} evaluations")
+                yield fitted_row(config, tasks, steps)
+                bar.update()
 
 
 def fitted_row(config: Any, tasks: list[SolverTask], steps: int) -> FittedRow:
