@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.few_step.measures import EVALUATIONS
+from experiments.few_step.objectives import OBJECTIVES
 from experiments.shared.figures import image_grid
 
 POINTS, IMAGES = 1500, 16
@@ -58,13 +59,17 @@ def _lines(axis, numbers, measure):
     if not any(measure in method for method in methods.values()):
         axis.set_axis_off()
         return
-    for i, (name, method) in enumerate(numbers["students"].items()):
+    for name, method in numbers["students"].items():
+        i = list(OBJECTIVES).index(name)  # the same style for each task
         axis.plot(
             *_points(method[measure]), marker=MARKERS[i % 12], color=f"C{i % 10}",
             ms=4, lw=1.1, label=name.replace("_", " "),
         )  # fmt: skip
-    for i, (name, method) in enumerate(numbers["solvers"].items()):
-        style = {"color": "black" if i < 2 else "0.6", "ls": "-." if i % 2 else "--"}
+    for name, method in numbers["solvers"].items():
+        style = {
+            "color": "black" if name.startswith("ddim") else "0.6",
+            "ls": "-." if "fitted" in name else "--",
+        }
         axis.plot(*_points(method[measure]), lw=1.1, label=name, **style)
     if measure == "frechet" and "exact" in numbers:
         axis.axhline(numbers["exact"]["frechet"], color="C2", lw=0.8)
@@ -89,7 +94,7 @@ def _samples(axis, samples, exact):
         image_grid(axis, images, columns=4, limits=(-1.0, 1.0))
         return
     axis.scatter(*samples[:POINTS].T, s=1.5, color="#1f4e79", lw=0, rasterized=True)
-    centre, half = np.mean(exact, 0), 3.2 * np.std(exact)
+    centre, half = np.mean(exact, 0), 3.5 * np.max(np.std(exact, 0))
     axis.set(
         xlim=(centre[0] - half, centre[0] + half),
         ylim=(centre[1] - half, centre[1] + half),
