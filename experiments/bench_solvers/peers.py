@@ -9,12 +9,12 @@ state to float32, far below the errors seen here.
 import importlib
 import importlib.util
 import math
-import sys
-import types
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from experiments.shared.peers import k_diffusion_sampling
 
 LIBRARIES = ("k_diffusion", "diffusers")
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
@@ -226,37 +226,6 @@ def of_k_diffusion() -> Iterator[tuple[str, str, str, str, Runner]]:
         )
 
     yield "k_diffusion", "dpm_fast", "its own", "min", fast
-
-
-def k_diffusion_sampling() -> Any:
-    """`k_diffusion.sampling` without the package's training code, or None if it
-    cannot be imported.
-    """
-    spec = importlib.util.find_spec("k_diffusion")
-    package, images = (
-        types.ModuleType("k_diffusion"),
-        types.ModuleType("torchvision.transforms"),
-    )
-    package.__path__ = list(spec.submodule_search_locations)
-    images.functional = None
-    stand_ins = {
-        "k_diffusion": package,
-        "torchvision": types.ModuleType("torchvision"),
-        images.__name__: images,
-    }
-    before = {name: sys.modules.get(name) for name in stand_ins}
-    sys.modules |= {
-        name: module for name, module in stand_ins.items() if before[name] is None
-    }
-    try:
-        return importlib.import_module("k_diffusion.sampling")
-    except ImportError as error:
-        print(f"k-diffusion cannot be imported, no rows for it: {error}")
-        return None
-    finally:
-        for name, module in before.items():
-            if module is None:
-                sys.modules.pop(name, None)
 
 
 def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:

@@ -53,7 +53,7 @@ import zlib
 import numpy as np
 import torch
 
-from experiments.bench_solvers import peers as solver_peers
+from experiments.shared.peers import k_diffusion_sampling
 
 FOLDER = pathlib.Path(__file__).parent
 BATCH, DIMENSION = 4, 3
@@ -236,7 +236,7 @@ def k_diffusion():
     A churned sampler draws at every step, uses the draw where σ lies in
     [s_tmin, s_tmax], and shows its state with the noise added: no path.
     """
-    sampling = solver_peers.k_diffusion_sampling()
+    sampling = k_diffusion_sampling()
     plain = karras(10, 0.05, 20.0)
     grids = {"plain": plain, "zero": np.append(plain[:-1], 0.0)}
     files = {

@@ -1,0 +1,446 @@
+"""Samplers by name: those of a module, and those of three libraries.
+
+package.module:function      a function (denoiser, x, sigmas) -> x
+diffjax:unipc(3)             a factory of `diffjax.solvers`
+k_diffusion:heun             `sample_heun`, with keywords as in `heun(s_churn=1.0)`
+diffusers:DDIMScheduler      a scheduler, with its configuration in parentheses
+"""
+
+import ast
+import functools
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffjax as dj
+from diffjax import noise, solvers
+from diffjax.solvers import driver, noise_source
+from experiments.certify.recording import Sampler, current_denoiser, draw
+from experiments.shared.peers import k_diffusion_sampling
+from experiments.shared.solvers import SOLVERS, make
+
+__all__ = ["LIBRARIES", "names_of", "resolve"]
+
+LIBRARIES = ("diffjax", "k_diffusion", "diffusers")
+
+
+def resolve(name: str, arrays: str = "auto", images: bool = False) -> Sampler:
+    """The sampler of a name.
+
+    Args:
+      name: package.module:function, or library:expression, see above. Of diffjax it
+        may also be a name of the benchmarks' table.
+      arrays: "numpy", "torch", "jax", or "auto" for the library that the module
+        of the function imports. Libraries' samplers ignore it.
+      images: Whether the function takes states of shape (B, D, 1, 1).
+
+    Returns:
+      The sampler.
+
+    Raises:
+      ValueError: If there is none of this name.
+    """
+    module, _, expression = name.partition(":")
+    if not expression:
+        raise ValueError(f"a sampler is named package.module:function, got {name!r}")
+    if module == "diffjax" and expression in SOLVERS:
+        return _of_solver(name, make(expression))
+    if module in _ADAPTERS:
+        function, args, kwargs = _call(expression)
+        return _ADAPTERS[module](name, function, args, kwargs)
+    return _function(name, module, expression, arrays)._replace(images=images)
+
+
+def names_of(library: str) -> tuple[str, ...]:
+    """The names of a library's samplers.
+
+    Args:
+      library: Of `LIBRARIES`.
+
+    Returns:
+      Names for `resolve`.
+    """
+    expressions = {
+        "diffjax": tuple(name for name in SOLVERS if name not in WITHOUT_TABLE),
+        "k_diffusion": K_DIFFUSION,
+        "diffusers": DIFFUSERS,
+    }[library]
+    return tuple(f"{library}:{expression}" for expression in expressions)
+
+
+def _call(expression):
+    """("name", args, kwargs) of the text name or name(literals)."""
+    try:
+        node = ast.parse(expression, mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, (), {}
+        values = [ast.literal_eval(argument) for argument in node.args]
+        named = {word.arg: ast.literal_eval(word.value) for word in node.keywords}
+        return node.func.id, tuple(values), named
+    except (SyntaxError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"a sampler is written name or name(numbers), got {expression!r}"
+        ) from error
+
+
+def _attribute(owner, name, kind):
+    if not hasattr(owner, name):
+        raise ValueError(f"there is no {kind} {name!r}")
+    return getattr(owner, name)
+
+
+def _function(name, module, expression, arrays):
+    sys.path.insert(0, os.getcwd())
+    try:
+        owner = importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(f"{module} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
+    function = owner
+    for part in expression.split("."):
+        function = _attribute(function, part, f"function of {module} named")
+    if not callable(function):
+        raise ValueError(f"{name} must be a function, got {type(function).__name__}")
+    if arrays == "auto":
+        arrays = _arrays_of(function)
+    return Sampler(name, function, arrays)
+
+
+def _arrays_of(function):
+    """The array library among the globals of a function."""
+    inner = inspect.unwrap(function)
+    used = {
+        getattr(value, "__name__", "").partition(".")[0]
+        for value in getattr(inner, "__globals__", {}).values()
+        if inspect.ismodule(value)
+    }
+    return next((name for name in ("torch", "jax") if name in used), "numpy")
+
+
+# -------------------------------------------------------------------------- diffjax
+
+
+WITHOUT_TABLE = {
+    "picard",
+    "adaptive(1e-2)",
+    "adaptive(1e-3)",
+    "adaptive(1e-5)",
+    "adaptive_sde",
+    "predictor_corrector",
+    "restart",
+}
+"""Solvers that choose their steps, repeat parts of them or read norms of the state."""
+
+
+def _of_diffjax(name, factory, args, kwargs):
+    factory = _attribute(solvers, factory, "solver")
+    return _of_solver(name, factory(*args, **kwargs))
+
+
+def _of_solver(name, solver):
+    def call(_, x, sigmas):
+        """The schedule is α = 1, or the linear path where the grid starts at ∞."""
+        linear = bool(np.isinf(sigmas[0]))
+        ts = jnp.where(jnp.isinf(sigmas), 1.0, sigmas / (1 + sigmas))
+        ts = ts if linear else sigmas
+        draws = None
+        if (next_draw := draw()) is not None:
+            slots = (len(ts) - 1, noise.DRAWS_PER_STEP if solver.stochastic else 0)
+            rows = [next_draw() for _ in range(slots[0] * slots[1])]
+            draws = jnp.array(rows, float).reshape(*slots, x.shape[-1])
+        program = _program(solver, linear, bool(ts[-1] == 0))
+        # A short run takes less time operation by operation than to compile.
+        with jax.disable_jit(len(ts) <= EAGER_STEPS + 1):
+            end = program(x, ts, draws)
+        return (1 + sigmas[-1]) * end if linear else end
+
+    return Sampler(
+        name,
+        call,
+        "jax",
+        solver.order,
+        solver.evaluations,
+        compiled=True,
+        draws=noise.DRAWS_PER_STEP if solver.stochastic else 0,
+    )
+
+
+EAGER_STEPS = 8
+"""Steps of the longest run that is not compiled."""
+
+
+@functools.cache
+def _program(solver, linear, to_zero):
+    """(x (B, D), ts, draws) -> the end of a solver's run, compiled once per shape."""
+
+    def denoiser(x, t):
+        sigma = t / (1 - t) if linear else t
+        alpha = jnp.where(t < 1, 1 - t, 1.0) if linear else 1.0
+        return current_denoiser(x / alpha, sigma)
+
+    def run(x, ts, draws):
+        low, high = ts[-2] if to_zero else ts[-1], ts[0]
+        schedule = (
+            dj.schedules.rectified_flow(t_min=low, t_max=high)
+            if linear
+            else dj.schedules.edm(low, high)
+        )
+        problem = solvers.diffusion(schedule, denoiser)
+
+        def one(key, x):
+            source = (
+                noise_source.source_of(key, x, ts)
+                if draws is None
+                else noise_source.Source(lambda step, i: draws[step, i])
+            )
+            return driver.run(source, solver, problem, x=x, ts=ts, zero_end=to_zero)[0]
+
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))
+        return jax.vmap(one)(keys(jnp.arange(len(x))), x)
+
+    options = {"xla_backend_optimization_level": 0}
+    return jax.jit(run, compiler_options=options)
+
+
+# ---------------------------------------------------------------------- k-diffusion
+
+
+K_DIFFUSION = (
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde(solver_type='heun')",
+    "dpmpp_3m_sde",
+)
+ALONG_A_PATH = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
+"""Samplers whose default noise is that of one Brownian path."""
+
+
+def _of_k_diffusion(name, method, args, kwargs):
+    sampling = k_diffusion_sampling()
+    if sampling is None:
+        raise ValueError("k-diffusion is not installed (extra `peers`, `make peers`)")
+    function = _attribute(sampling, f"sample_{method}", "sampler of k-diffusion")
+
+    def call(denoiser, x, sigmas):
+        keywords = dict(kwargs)
+        if draw() is not None and method in ALONG_A_PATH:
+            keywords["noise_sampler"] = _BrownianPath(x, draw())
+        return function(denoiser, x, sigmas, *args, disable=True, **keywords)
+
+    return Sampler(name, call, "torch")
+
+
+class _BrownianPath:
+    """Normalised increments of one Brownian path in σ, in terms of new draws."""
+
+    def __init__(self, x, next_draw):
+        self.x, self.next_draw = x, next_draw
+        self.intervals, self.values = [], []
+
+    def __call__(self, start, end):
+        here = sorted((float(start), float(end)))
+        if not np.isfinite(here).all():
+            return self.x.new_tensor(self.next_draw()).expand_as(self.x)
+        overlap = lambda a, b: max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
+        covariance = np.array(
+            [
+                [
+                    overlap(a, b) / np.sqrt((a[1] - a[0]) * (b[1] - b[0]))
+                    for b in [*self.intervals, here]
+                ]
+                for a in [*self.intervals, here]
+            ]
+        )
+        weights = np.linalg.pinv(covariance[:-1, :-1]) @ covariance[:-1, -1]
+        rest = np.sqrt(max(0.0, 1 - covariance[-1, :-1] @ weights))
+        value = sum(
+            (w * v for w, v in zip(weights, self.values, strict=True)),
+            rest * self.next_draw(),
+        )
+        self.intervals.append(here)
+        self.values.append(value)
+        return self.x.new_tensor(value).expand_as(self.x)
+
+
+# ------------------------------------------------------------------------ diffusers
+
+
+DIFFUSERS = (
+    "DDIMScheduler",
+    "DDIMScheduler(eta=1.0)",
+    "DDPMScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverMultistepScheduler(solver_type='heun')",
+    "DPMSolverMultistepScheduler(solver_order=3)",
+    "DPMSolverMultistepScheduler(algorithm_type='sde-dpmsolver++')",
+    "DPMSolverSinglestepScheduler",
+    "UniPCMultistepScheduler",
+    "UniPCMultistepScheduler(solver_order=3)",
+    "DEISMultistepScheduler",
+    "DEISMultistepScheduler(solver_order=3)",
+    "SASolverScheduler",
+    "EDMEulerScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+)
+
+
+def _of_diffusers(name, cls, args, kwargs):
+    try:
+        diffusers = importlib.import_module("diffusers")
+    except ImportError as error:
+        raise ValueError("diffusers is not installed (extra `peers`)") from error
+    if args:
+        raise ValueError(f"the configuration of a scheduler has names, got {args}")
+    scheduler = _attribute(diffusers, cls, "scheduler of diffusers")
+    run = next((run for key, run in _RUNS.items() if cls.startswith(key)), _of_chain)
+
+    def call(denoiser, x, sigmas, begin=0):
+        return run(scheduler, dict(kwargs), denoiser, x, sigmas, begin)
+
+    return Sampler(name, call, "torch", partial=call)
+
+
+def _final(sigmas):
+    return "zero" if sigmas[-1] == 0 else "sigma_min"
+
+
+def _of_table(make, config, denoiser, x, sigmas, begin):
+    """DDIM and DDPM, whose chain has one index per step and ᾱ = 1/(1 + σ²)."""
+    eta = config.pop("eta", None)
+    # A last level above 0 is one more index, whose step is not taken.
+    levels = sigmas[:-1] if sigmas[-1] == 0 else sigmas
+    scheduler = make(
+        num_train_timesteps=len(levels),
+        clip_sample=False,
+        prediction_type="sample",
+        **config,
+    )
+    scheduler.alphas_cumprod = (1 / (1 + levels**2)).flip(0)
+    scheduler.set_timesteps(len(levels))
+    x = _scaled(x, sigmas[begin], True)
+    for sigma, t in list(zip(sigmas[:-1], scheduler.timesteps, strict=False))[begin:]:
+        keywords = {} if eta is None else {"eta": eta}
+        out = denoiser(_scaled(x, sigma, False), sigma)
+        x = scheduler.step(out, t, x, **keywords).prev_sample
+    return _scaled(x, sigmas[-1], False)
+
+
+def _scaled(x, sigma, down):
+    """x = x_0 + σ ε as a state of the variance-preserving chain, or back."""
+    if sigma.isinf():
+        return x
+    scale = (1 + sigma**2).sqrt()
+    return x / scale if down else x * scale
+
+
+def _of_chain(make, config, denoiser, x, sigmas, begin):
+    """Multistep methods on a chain, which read σ/α from `scheduler.sigmas`."""
+    accepted = inspect.signature(make.__init__).parameters
+    settings: dict[str, Any] = {}
+    if "final_sigmas_type" in accepted:
+        settings["final_sigmas_type"] = _final(sigmas)
+    if "tau_func" in accepted:
+        # SA-Solver's default depends on the numbers of the timesteps.
+        tau = config.pop("tau", 1.0)
+        settings["tau_func"] = lambda t: t.new_tensor(tau, dtype=sigmas.dtype)
+    scheduler = make(prediction_type="sample", **settings, **config)
+    scheduler.set_timesteps(len(sigmas) - 1)
+    scheduler.sigmas = sigmas
+    scheduler.set_begin_index(begin)
+    x = _scaled(x, sigmas[begin], True)
+    for sigma, t in list(zip(sigmas, scheduler.timesteps, strict=False))[begin:]:
+        x = scheduler.step(denoiser(_scaled(x, sigma, False), sigma), t, x).prev_sample
+    return _scaled(x, sigmas[-1], False)
+
+
+def _of_levels(make, config, denoiser, x, sigmas, begin):
+    """Euler, ancestral Euler, Heun and LMS, whose state is x_0 + σ ε."""
+    scheduler = make(**config)
+    scheduler.set_timesteps(len(sigmas) - 1)
+    twice = make.__name__.startswith("Heun")
+    if twice:
+        inner = sigmas[1:] if sigmas[-1] > 0 else sigmas[1:-1]
+        last = sigmas[-1:]
+        sigmas = importlib.import_module("torch").cat(
+            [sigmas[:1], inner.repeat_interleave(2), last]
+        )
+    scheduler.sigmas = sigmas
+    at = 2 * begin if twice else begin
+    scheduler.set_begin_index(at)
+    calls = len(sigmas) - (2 if twice and sigmas[-1] > 0 else 1)
+    for sigma in sigmas[at:calls]:
+        # The index, not the timestep, says which levels a step has.
+        scheduler.scale_model_input(x, scheduler.timesteps[0])
+        noise = (x - denoiser(x, sigma)) / sigma
+        x = scheduler.step(noise, scheduler.timesteps[0], x).prev_sample
+    return x
+
+
+def _of_edm(make, config, denoiser, x, sigmas, begin):
+    """EDM's schedulers, whose network predicts by preconditioning."""
+    scheduler = make(final_sigmas_type=_final(sigmas), **config)
+    scheduler.set_timesteps(len(sigmas) - 1)
+    scheduler.sigmas = sigmas
+    scheduler.set_begin_index(begin)
+    data = scheduler.config.sigma_data
+    for sigma, t in list(zip(sigmas, scheduler.timesteps, strict=False))[begin:]:
+        scheduler.scale_model_input(x, t)
+        total = sigma**2 + data**2
+        skip, out = data**2 / total, sigma * data / total.sqrt()
+        x = scheduler.step((denoiser(x, sigma) - skip * x) / out, t, x).prev_sample
+    return x
+
+
+def _of_flow(make, config, denoiser, x, sigmas, begin):
+    """Flow matching, x_t = (1 − t) x_0 + t ε with t = σ/(1 + σ)."""
+    scheduler = make(**config)
+    scheduler.set_timesteps(len(sigmas) - 1)
+    levels = (sigmas / (1 + sigmas)).nan_to_num(nan=1.0)
+    scheduler.sigmas = levels
+    scheduler.set_begin_index(begin)
+    x = x * (1 - levels[begin]) if levels[begin] < 1 else x
+    for sigma, level, t in list(zip(sigmas, levels, scheduler.timesteps, strict=False))[
+        begin:
+    ]:
+        denoised = denoiser(x / (1 - level) if level < 1 else x, sigma)
+        x = scheduler.step((x - denoised) / level, t, x).prev_sample
+    return x / (1 - levels[-1])
+
+
+_RUNS: dict[str, Callable[..., Any]] = {
+    "DDIMScheduler": _of_table,
+    "DDPMScheduler": _of_table,
+    "Euler": _of_levels,
+    "Heun": _of_levels,
+    "LMS": _of_levels,
+    "EDM": _of_edm,
+    "FlowMatch": _of_flow,
+}
+"""Start of a scheduler's name -> its loop. `_of_chain` runs the others."""
+
+_ADAPTERS = {
+    "diffjax": _of_diffjax,
+    "k_diffusion": _of_k_diffusion,
+    "diffusers": _of_diffusers,
+}
