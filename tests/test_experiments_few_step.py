@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +87,20 @@ def test_the_rate_rises_for_a_twentieth_and_ends_at_0():
     rates = students.learning_rates(2.0, 1000)
     assert np.argmax(rates) in (50, 51) and rates[-1] < 1e-4
     assert 1.98 < rates.max() <= 2.0 and rates[0] > 0
+
+
+def test_the_committed_students_spent_the_same_and_reach_the_stated_error():
+    """To half a block of steps, beside the rounding to six digits. One step of the best
+    student errs by less than 0.05 on the overlapping modes.
+    """
+    path = pathlib.Path(few_step.__file__).parents[1] / "results" / "few_step.json"
+    for name, numbers in json.loads(path.read_text())["tasks"].items():
+        for row in numbers["students"].values():
+            block = students.BLOCK * row["flops_per_step"]
+            spent = row["steps"] * row["flops_per_step"]
+            assert abs(spent - numbers["budget"]) <= 0.5 * block + 1e-5 * spent
+        if name == "soft":
+            assert min(row["rms"]["1"] for row in numbers["students"].values()) < 0.05
 
 
 @pytest.mark.slow
