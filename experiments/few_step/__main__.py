@@ -11,7 +11,7 @@ recommended grid and on one that `tuning.optimised_grid` fitted.
 Tasks, all on rectified flow:
 
 - soft: four overlapping normals of the plane. The map is Lipschitz with a moderate
-  constant, which is printed.
+  constant. The greatest stretch at sampled starts is printed.
 - modes: eight normals on a circle, far apart. The map is steep between them.
 - guided: a component of `soft` guided away from the rest, with the guidance scale an
   argument of the map. Errors are against the exact guided flow.
@@ -208,8 +208,8 @@ def print_task(name: str, numbers: dict[str, Any]) -> None:
     stretch = numbers["stretch"]
     if stretch:
         print(
-            f"\n{name}: the exact map stretches by at most {stretch['greatest']:.1f}, "
-            f"by {stretch['mean']:.1f} on average"
+            f"\n{name}: stretch of the exact map at sampled starts: greatest "
+            f"{stretch['greatest']:.1f}, mean {stretch['mean']:.1f}"
         )
     heads = [f"{'root mean square error at':^36}", f"{'Fréchet² at':^36}"]
     heads.append(f"{'Fréchet², γ = 1, at':^27}")

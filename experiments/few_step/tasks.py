@@ -32,6 +32,9 @@ GUIDED_SCALES = (1.0, 4.0)
 MEASURED_SCALES = (1.0, 2.5, 4.0)
 """Guidance scales at which the errors of a guided map are measured."""
 
+STRETCHED = 512
+"""Number of starts at which the stretch of the exact map is measured."""
+
 GUIDED_CLASS = 1
 """The component of the guided mixture that is the class."""
 
@@ -48,8 +51,10 @@ class Task:
       starts: (n, *shape), noise at t_max.
       conditions: Arguments after x and t, by name: one number each, or none.
       ends: (conditions or 1, n, *shape), of the exact flow from the starts.
-      stretch: Greatest stretch of the exact map from the starts, ‖∂X/∂x‖₂ along the
-        coordinates, with its mean. NaN where it is not measured.
+      stretch: Of the exact map, the greatest singular value of its Jacobian ∂X/∂x.
+        By name the "greatest" and the "mean" of the first `STRETCHED` starts. That
+        is no bound for other starts. A guided map has that of the greatest scale,
+        digits have none.
       reference: Moments of the distribution that samples should have, or None.
       width: Features of the network.
       batch: Examples per training step.
@@ -120,7 +125,7 @@ def soft_mixture() -> Any:
     """Four overlapping normals of different widths and tilts.
 
     No trajectory has to choose between modes within a thin border, so that the map
-    is Lipschitz with a moderate constant, which `Task.stretch` shows.
+    is Lipschitz with a moderate constant, which `Task.stretch` estimates from below.
     """
     means = [[1.0, 0.6], [-0.9, 0.9], [-0.5, -1.0], [1.1, -0.9]]
     stds = np.array([[0.6, 0.35], [0.4, 0.5], [0.65, 0.4], [0.35, 0.45]])
@@ -133,15 +138,15 @@ def soft_mixture() -> Any:
 
 
 def modes_mixture() -> Any:
-    """Eight normals on a circle, five of their standard deviations apart.
+    """Eight normals on a circle, six of their standard deviations apart.
 
     The eight Gaussians of the library, scaled to unit variance. Between two modes the
     map is steep.
     """
     exact = targets.eight_gaussians()
-    unit = 1 / np.sqrt(np.mean(np.sum(np.asarray(exact.means) ** 2, 1)) / 2 + 1 / 8)
-    stds = np.full(8, unit * np.sqrt(1 / 8))
-    return targets.gaussian_mixture(np.full(8, 1 / 8), unit * exact.means, stds)
+    unit = 1 / np.sqrt(np.trace(exact.covariance()) / 2)
+    stds = unit * np.sqrt(exact.variances[:, 0])
+    return targets.gaussian_mixture(exact.weights, unit * exact.means, stds)
 
 
 def digits_mixture(seed: int, count: int) -> Any:
@@ -196,7 +201,7 @@ def open_task(name: str, seed: int, starts: int, small: bool = False) -> Task:
         bound = [Bound(exact, scale) for scale in conditions] or [exact]
         tolerance = DIGITS_TOLERANCE if digits else TOLERANCE
         ends = np.stack([flow_ends(one, schedule, x, tolerance) for one in bound])
-        stretch = {} if digits else _stretch(bound[-1], schedule, x[:512])
+        stretch = {} if digits else _stretch(bound[-1], schedule, x[:STRETCHED])
     with jax.enable_x64(False):
         target = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), target)
         part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), part)
