@@ -2,6 +2,7 @@
 
     python -m experiments.certify package.module:function
     python -m experiments.certify "diffjax:unipc(3)" k_diffusion:heun
+    python -m experiments.certify package.module:function --expect dpmpp_2m
     python -m experiments.certify --library diffusers
 
 The function takes (denoiser, x, sigmas) and returns the end of a run. Arrays are of
@@ -12,7 +13,7 @@ sigmas[0] = ∞ x is ε itself.
 The denoiser returns unit vectors, and so do the random numbers, so that the states
 show the sampler's table of coefficients. From it follow:
 
-- consistency: a constant output must be carried exactly. A slip is named.
+- consistency: a constant output must be carried exactly. A known mistake is named.
 - the order, on a mixture whose flow is exact, or the weak order on Gaussians.
 - KL(samples ‖ exact) in nats on N(0.5, 0.5²), by exact propagation.
 - its identity: the known solvers with the same table.
@@ -25,7 +26,7 @@ Samplers of libraries are `diffjax:NAME`, `k_diffusion:NAME` and `diffusers:CLAS
 settings in parentheses. The last two need the extra `peers`. OUT has metrics.json and
 report.html, a page without other files.
 
-Hardware and time: a function of NumPy or PyTorch takes 20 s on 2 CPU cores, most of it
+Hardware and time: a function of NumPy or PyTorch takes 30 s on 2 CPU cores, most of it
 for the tables of the known solvers. `--library diffjax` takes 20 minutes, because each
 solver is compiled at five lengths.
 
@@ -39,12 +40,13 @@ from typing import Any, Literal
 
 import tyro
 
+from diffjax import checks
 from experiments.certify import adapters, identity, report
 from experiments.certify.certificate import Certificate, certify
 from experiments.certify.recording import double_precision
 from experiments.shared import cli, files
 
-PARTS = 10
+PARTS = 11
 """Parts of a certificate, for the progress bar."""
 
 
@@ -60,6 +62,10 @@ class Config:
     """Also all samplers of this library."""
     arrays: Literal["auto", "numpy", "torch", "jax"] = "auto"
     """Arrays of the functions. Default: of the library that their module imports."""
+    order: int | None = None
+    """Order that the functions should have. It fails below `order` − 0.2."""
+    expect: str | None = None
+    """Solver of diffjax that the samplers should be, such as heun or "unipc(3)"."""
     images: bool = False
     """Whether the functions take states of shape (B, D, 1, 1)."""
 
@@ -81,14 +87,26 @@ def run(config: Config) -> list[Certificate]:
             "name a sampler, such as package.module:function or diffjax:heun, or give "
             "--library"
         )
+    if config.expect is not None:
+        names_here = [name.partition(":")[2] for name in adapters.names_of("diffjax")]
+        checks.choice("expect", config.expect, tuple(names_here))
     samplers = [adapters.resolve(name, config.arrays, config.images) for name in names]
+    if config.order is not None:
+        checks.integer("order", config.order, 1)
+        samplers = [sampler._replace(order=config.order) for sampler in samplers]
     out = files.start(config)
     certificates = []
     with double_precision():
         solvers = known()
         with cli.progress(len(names) * PARTS, label="certifying", unit="part") as bar:
             for sampler in samplers:
-                certificates.append(certify(sampler, solvers, _shown(bar, sampler)))
+                certificate = certify(
+                    sampler,
+                    solvers,
+                    expected=config.expect,
+                    progress=_shown(bar, sampler),
+                )
+                certificates.append(certificate)
                 with bar.external_write_mode():
                     report.print_certificate(certificates[-1])
     files.write_json(out / "metrics.json", results(certificates))

@@ -100,8 +100,9 @@ def _function(name, module, expression, arrays):
     sys.path.insert(0, os.getcwd())
     try:
         owner = importlib.import_module(module)
-    except ImportError as error:
-        raise ValueError(f"{module} cannot be imported: {error}") from error
+    except Exception as error:
+        kind = type(error).__name__
+        raise ValueError(f"{module} cannot be imported: {kind}: {error}") from error
     finally:
         sys.path.pop(0)
     function = owner

@@ -8,6 +8,7 @@ import numpy as np
 from experiments.certify import identity, measures
 from experiments.certify.coefficients import (
     NotAffine,
+    NotFinite,
     measure,
     moments,
     signal_and_noise,
@@ -58,6 +59,8 @@ class Certificate(NamedTuple):
 def certify(
     sampler: Sampler,
     known: Iterable[identity.Known],
+    *,
+    expected: str | None = None,
     progress: Callable[[str], None] = lambda part: None,
 ) -> Certificate:
     """Examine a sampler.
@@ -65,6 +68,7 @@ def certify(
     Args:
       sampler: The sampler.
       known: The solvers that it is compared with, see `identity.nearest`.
+      expected: Name of the solver that it should be, None for any.
       progress: Called with the name of each part before it.
 
     Returns:
@@ -76,9 +80,10 @@ def certify(
     parts: dict[str, Callable[[], Finding]] = {}
     if first.verdict == "pass":
         parts = {
-            "identity": lambda: _identity(sampler, known),
+            "identity": lambda: _identity(sampler, known, expected),
             "consistency": lambda: _consistency(sampler),
             "order": lambda: _order(sampler, errors),
+            "uneven steps": lambda: _uneven_steps(sampler),
             "distribution": lambda: _distribution(sampler),
             "evaluations": lambda: _evaluations(sampler),
             "last step": lambda: _last_step(sampler),
@@ -105,7 +110,9 @@ def _guarded(name, part):
         return part()
     except NotAffine as reason:
         return Finding(name, "note", f"not measured: {reason}", {})
-    except Exception as error:
+    except NotFinite as reason:
+        return Finding(name, "fail", str(reason), {})
+    except (Exception, SystemExit) as error:
         text = f"raises {type(error).__name__}: {_first_line(error)}"
         return Finding(name, "fail", text, {})
 
@@ -132,8 +139,10 @@ def _coefficients(sampler):
     )
 
 
-def _identity(sampler, known):
+def _identity(sampler, known, expected):
     matches = identity.nearest(sampler, known)
+    if expected is not None:
+        return _expected(matches, expected)
     same = [match for match in matches if not match.where]
     values = {"same": [match.name for match in same]}
     if same:
@@ -151,6 +160,22 @@ def _identity(sampler, known):
         f"states. Then {closest.where}"
     )
     return Finding("identity", "note", text, values)
+
+
+def _expected(matches, expected):
+    match = next((match for match in matches if match.name == expected), None)
+    if match is None:
+        text = f"not {expected}, which makes another number of calls or has noise"
+        return Finding("identity", "fail", text, {"expected": expected})
+    agree, total = match.same
+    values = {"expected": expected, "agree": agree, "where": match.where}
+    text = (
+        f"not {expected}. The first {agree} of {total} states are the same, then "
+        f"{match.where}"
+    )
+    if not match.where:
+        text = f"the same as {expected} (difference {match.difference:.0e})"
+    return Finding("identity", "fail" if match.where else "pass", text, values)
 
 
 def _consistency(sampler):
@@ -178,22 +203,37 @@ def _consistency(sampler):
 
 
 def _order(sampler, errors):
-    steady, of_grid = measures.order(sampler, measures.graded)
+    steady, of_graded = measures.order(sampler, measures.graded)
     whole, of_plain = measures.order(sampler, measures.plain)
     errors += zip(measures.ORDER_STEPS, of_plain, strict=True)
-    stochastic = measure(sampler, measures.plain(4)).stochastic
-    kind = "weak order" if stochastic else "order"
+    table = measure(sampler, measures.plain(4))
+    kind = "weak order" if table.stochastic else "order"
+    values = {"steps": steady, "whole": whole, "declared": sampler.order}
+    values |= {"errors": of_plain, "errors_graded": of_graded}
+    if np.isnan(steady):
+        listed = ", ".join(f"{error:.1e}" for error in of_graded)
+        falls = of_graded[-1] < max(0.7 * of_graded[0], 1e-5)
+        reason = "the noise is estimated" if not table.exact else "rounding"
+        text = f"{kind} not measured ({reason}), errors {listed}"
+        return Finding("order", "note" if falls else "fail", text, values)
     text = f"{kind} {steady:.2f} of its steps, {whole:.2f} with its own start"
     required = 0.8 if sampler.order is None else sampler.order - 0.2
     if sampler.order is not None:
         text += f", declared {sampler.order}"
-    values = {"steps": steady, "whole": whole, "declared": sampler.order}
-    values |= {"errors": of_plain, "errors_graded": of_grid}
-    if np.isnan(steady):
-        small = of_grid[-1] < 1e-5
-        text = f"{kind} not measurable, errors {', '.join(f'{e:.1e}' for e in of_grid)}"
-        return Finding("order", "note" if small else "fail", text, values)
     return Finding("order", "pass" if steady >= required else "fail", text, values)
+
+
+def _uneven_steps(sampler):
+    even, _ = measures.order(sampler, measures.graded)
+    order, errors = measures.order(sampler, measures.uneven)
+    values = {"order": order, "errors": errors}
+    if np.isnan(order) or np.isnan(even):
+        return Finding("uneven steps", "note", "order not measured", values)
+    text = f"order {order:.2f} where steps are alternately 1 and {measures.UNEVEN} long"
+    if order < even - 0.5:
+        text += ": the coefficients do not follow the lengths of the steps"
+        return Finding("uneven steps", "note", text, values)
+    return Finding("uneven steps", "pass", text, values)
 
 
 def _distribution(sampler):
@@ -331,13 +371,20 @@ def _partial_start(sampler):
 
 def _batch(sampler):
     apart = measures.batch_differences(sampler)
+    differs = {name: not size < 1e-6 for name, size in apart.items()}
+    if differs["equal"]:
+        text = (
+            "not measured: two equal runs differ. It keeps a state, or draws numbers "
+            "without a seed"
+        )
+        return Finding("batch", "note", text, apart)
     words = {
+        "memory": "a run depends on the run before it",
         "rows": "a row depends on the other rows",
         "size": "the noise of a row depends on the size of the batch",
-        "memory": "a run depends on the run before it",
     }
-    causes = [words[name] for name, size in apart.items() if not size < 1e-6]
-    bad = not (apart["rows"] < 1e-6 and apart["memory"] < 1e-6)
+    causes = [words[name] for name in words if differs[name]]
     text = ". ".join(causes) or "each row depends on itself alone, at any batch size"
+    bad = differs["memory"] or differs["rows"]
     verdict = "fail" if bad else "note" if causes else "pass"
     return Finding("batch", verdict, text, apart)

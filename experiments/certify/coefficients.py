@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.certify.recording import Run, Sampler, record
 
-__all__ = ["NotAffine", "Table", "measure", "moments", "signal_and_noise"]
+__all__ = ["NotAffine", "NotFinite", "Table", "measure", "moments", "signal_and_noise"]
 
 ROUNDING = 1e-6
 """Largest relative error of a run that its table predicts. float32 has 1e-7."""
@@ -22,8 +22,12 @@ CHECKED = 4
 MULTIPLE = 32
 """Runs of compiled samplers have a multiple of this many entries."""
 
-WIDTH = 2**15
+WIDTH = 2**13
 """Entries of a run that estimates the noise of a sampler with hidden draws."""
+
+
+class NotFinite(ValueError):
+    """A sampler whose result is not finite."""
 
 
 class NotAffine(ValueError):
@@ -74,8 +78,7 @@ def measure(sampler: Sampler, sigmas: np.ndarray) -> Table:
     nothing = lambda *_: np.zeros(wide)
     silent = record(sampler, np.zeros((1, wide)), sigmas, zero, noise=nothing)
     calls, draws = len(silent.sigmas), silent.draws
-    if not np.isfinite(silent.end).all():
-        raise NotAffine("of a zero start and zero outputs the result is not finite")
+    _check_finite(sampler, sigmas, silent, wide)
     if silent.end.any() or silent.states.any():
         table = _with_hidden_noise(sampler, sigmas, calls)
     else:
@@ -93,6 +96,17 @@ def measure(sampler: Sampler, sigmas: np.ndarray) -> Table:
         table = Table(sigmas, run.sigmas, rows[:, : calls + 1], noise, True)
     _check(sampler, table, wide)
     return table
+
+
+def _check_finite(sampler, sigmas, silent, wide):
+    """Raise NotAffine if only a run of zeros is not finite, ValueError if every run."""
+    if np.isfinite(silent.end).all():
+        return
+    start = np.random.default_rng(0).normal(size=(1, wide))
+    outputs = lambda call, rows, sigma: rows / (1 + sigma**2)
+    if np.isfinite(record(sampler, start, sigmas, outputs).end).all():
+        raise NotAffine("of a zero start and zero outputs the result is not finite")
+    raise NotFinite("the result is not finite")
 
 
 def _width(sampler, sigmas):
@@ -123,9 +137,15 @@ def _with_hidden_noise(sampler, sigmas, calls):
         sampler, unit[:1], sigmas, lambda call, *_: unit[min(call + 1, calls)]
     )
     silent = record(sampler, 0 * unit[:1], sigmas, zero)
+    again = record(sampler, 0 * unit[:1], sigmas, zero)
+    if not np.array_equal(again.end, silent.end):
+        raise NotAffine(
+            "two equal runs differ: it keeps a state, or draws numbers without a seed. "
+            "Draw them by numpy.random, torch or a fixed key"
+        )
     states = _rows(with_unit, calls) - _rows(silent, calls)
     wide = _rows(record(sampler, np.zeros((1, WIDTH)), sigmas, zero, seed=1), calls)
-    if np.ptp(wide[-1]) == 0:
+    if any(row.any() and np.ptp(row) == 0 for row in wide):
         raise NotAffine("it adds a constant to the state")
     values, vectors = np.linalg.eigh(wide @ wide.T / WIDTH)
     noise = vectors * np.sqrt(np.maximum(values, 0))

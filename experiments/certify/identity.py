@@ -191,7 +191,7 @@ class Fault(NamedTuple):
 
     Attributes:
       text: What it is, in words.
-      recognised: Whether it is a known slip. Others may vanish with shorter steps.
+      recognised: Whether it is a known mistake. Others may vanish with short steps.
     """
 
     text: str
@@ -210,16 +210,22 @@ def faults(table: Table) -> list[Fault]:
     Returns:
       The faults. Empty for a consistent table.
     """
-    faults_of_all = _unused(table)
+    sentences = _unused(table)
     per_step = _calls_per_step(table)
     rows = np.arange(1, len(table.sigmas) + 1)
     for stage in range(per_step):
+        wrong = _level_of_another_step(
+            table, np.arange(stage, len(table.sigmas), per_step)
+        )
+        if wrong is not None and stage == 0:
+            sentences.append(wrong)
+            continue
         states = _States.of(table, rows[rows % per_step == stage], per_step)
         where = "next state" if stage == 0 else f"state at call {stage + 1} of a step"
         for fault in (_signal_fault(states), _noise_fault(states, table.stochastic)):
             if fault is not None:
-                faults_of_all.append(fault._replace(text=f"{where}: {fault.text}"))
-    return faults_of_all
+                sentences.append(fault._replace(text=f"{where}: {fault.text}"))
+    return sentences
 
 
 def _calls_per_step(table):
@@ -232,6 +238,23 @@ def _unused(table):
     listed = ", ".join(map(str, stages))
     text = f"the denoised output of call {listed} of a step is not used"
     return [] if used.all() else [Fault(text, True)]
+
+
+def _level_of_another_step(table, calls):
+    """Whether all these calls state a level that is not that of their state."""
+    spread = (table.states[calls, 0] * table.grid[0]) ** 2
+    level = np.sqrt(spread + (table.noise[calls] ** 2).sum(1))
+    stated = table.sigmas[calls]
+    apart = np.abs(level / np.where(stated > 0, stated, 1) - 1) > TOLERANCE
+    near = np.abs(level[:, None] / table.grid[table.grid > 0] - 1).min(1) < TOLERANCE
+    # The last call may have no further level to be confused with.
+    if not (apart[:-1].all() and near.all() and len(calls) > 1):
+        return None
+    return Fault(
+        f"the denoiser is called with the noise level of another step: σ = "
+        f"{stated[0]:.4g} for the first state, which has {level[0]:.4g}",
+        True,
+    )
 
 
 class _States(NamedTuple):

@@ -32,6 +32,7 @@ __all__ = [
     "rounding",
     "simulate",
     "steps_for",
+    "uneven",
 ]
 
 BUDGETS = (8, 16, 32)
@@ -51,21 +52,40 @@ START_STEPS, GROWTH = 24, 1.5
 has 1.5^−24 ≈ 6e-5 of a whole step: an error of order 2 there is below rounding.
 """
 
+UNEVEN = 1.8
+"""Ratio of neighbouring steps of an uneven grid."""
+
 WEIGHTS = np.array([0.3, 0.7])
 MEANS = np.array([[1.0, 0.5], [-0.5, 0.0]])
 SPREADS = np.array([0.6, 0.8])
 
 
-def karras(
-    steps: int, high: float = 80.0, low: float = 0.002, rho: float = 7.0
-) -> np.ndarray:
-    """Levels σ_i with σ_i^{1/ρ} evenly spaced, (steps + 1,), as in EDM."""
-    return np.linspace(high ** (1 / rho), low ** (1 / rho), steps + 1) ** rho
+@functools.cache
+def karras(steps: int, high: float = 80.0, low: float = 0.002) -> np.ndarray:
+    """The levels of `grids.karras` between two, (steps + 1,)."""
+    schedule = dj.schedules.edm(low, high)
+    grid = np.array(dj.grids.karras(schedule, steps), np.float64)
+    grid.flags.writeable = False
+    return grid
 
 
 def plain(steps: int) -> np.ndarray:
     """Levels between `ORDER_LEVELS`, evenly spaced in log σ, (steps + 1,)."""
     return np.geomspace(*ORDER_LEVELS, steps + 1)
+
+
+def uneven(steps: int) -> np.ndarray:
+    """Levels of `graded` whose steps are alternately 1 and `UNEVEN` long.
+
+    A multistep method whose coefficients do not follow the lengths loses its order.
+    """
+    along = np.arange(steps, dtype=float) - START_STEPS
+    return _levels(np.minimum(1.0, GROWTH**along) * np.where(along % 2, 1.0, UNEVEN))
+
+
+def _levels(lengths):
+    share = np.append(0.0, np.cumsum(lengths)) / lengths.sum()
+    return ORDER_LEVELS[0] * (ORDER_LEVELS[1] / ORDER_LEVELS[0]) ** share
 
 
 def graded(steps: int) -> np.ndarray:
@@ -75,9 +95,7 @@ def graded(steps: int) -> np.ndarray:
     that of the steps after it.
     """
     along = np.arange(steps, dtype=float) - START_STEPS
-    lengths = np.minimum(1.0, GROWTH**along)
-    share = np.append(0.0, np.cumsum(lengths)) / lengths.sum()
-    return ORDER_LEVELS[0] * (ORDER_LEVELS[1] / ORDER_LEVELS[0]) ** share
+    return _levels(np.minimum(1.0, GROWTH**along))
 
 
 def steps_for(sampler: Sampler, budget: int) -> tuple[int, Table | None]:
@@ -124,6 +142,9 @@ def simulate(
 
 def mixture(x: np.ndarray, sigma: float) -> np.ndarray:
     """The exact denoiser of the mixture on which orders are measured.
+
+    It is that of `targets.denoiser` in NumPy, because a compiled program that waits for
+    it must not start another.
 
     Args:
       x: States (B, 2).
@@ -214,13 +235,12 @@ def order(
 
 
 def kl(mean: float, variance: float, exact: tuple[float, float]) -> float:
-    """KL(N(mean, variance) ‖ N(exact)) in nats."""
-    ratio = variance / exact[1]
-    if not ratio > 0:
-        return float("inf") if ratio == 0 else float("nan")
-    # ratio − 1 − log ratio loses its digits near 1 as written.
-    log = np.log1p(ratio - 1)
-    return float(0.5 * (ratio - 1 - log + (mean - exact[0]) ** 2 / exact[1]))
+    """KL(N(mean, variance) ‖ N(exact)) in nats, infinite without variance."""
+    if not variance > 0:
+        return float("inf") if variance == 0 else float("nan")
+    normal = dj.distributions.Gaussian
+    p, q = (normal(*map(jnp.asarray, pair)) for pair in ((mean, variance), exact))
+    return float(dj.distributions.gaussian_kl(p, q))
 
 
 def distribution_errors(table: Table) -> float:
@@ -293,9 +313,10 @@ def batch_differences(sampler: Sampler) -> dict[str, Any]:
       sampler: The sampler.
 
     Returns:
-      `rows`: the greatest change of the first row when the others change. `size`: when
-      the batch has 1 row instead of 3, with the sampler's own random numbers.
-      `memory`: when a run on another grid came between.
+      The greatest change of the first row, in a batch of 3. `equal`: when the same run
+      is made again. `memory`: when one on another grid came between. `rows`: when the
+      other rows change. `size`: when there are no others. All with the sampler's own
+      random numbers and one seed.
     """
     rng = np.random.default_rng(1)
     grid = karras(6, 10.0, 0.1)
@@ -304,7 +325,7 @@ def batch_differences(sampler: Sampler) -> dict[str, Any]:
     outputs = lambda call, rows, sigma: mixture(rows, sigma)
     first = lambda x, grid=grid: record(sampler, x, grid, outputs).end[0]
     before = first(x)
-    changes = {"rows": first(other), "size": first(x[:1])}
+    changes = {"equal": first(x)}
     first(x, karras(4, 5.0, 0.05))
-    changes["memory"] = first(x)
+    changes |= {"memory": first(x), "rows": first(other), "size": first(x[:1])}
     return {name: float(np.abs(end - before).max()) for name, end in changes.items()}

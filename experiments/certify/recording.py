@@ -9,6 +9,7 @@ import contextlib
 import contextvars
 import functools
 import importlib
+import io
 import math
 import random
 import sys
@@ -143,8 +144,9 @@ def record(
     if begin is not None and sampler.partial is not None:
         function = functools.partial(sampler.partial, begin=begin)
     _seed(seed)
+    quiet = contextlib.redirect_stdout(io.StringIO())
     _CURRENT["calls"] = calls
-    with _noise_replaced(noise, sampler.arrays) as count, _run_mode(sampler):
+    with _noise_replaced(noise, sampler.arrays) as count, _run_mode(sampler), quiet:
         end = function(to.denoiser(calls), to.array(start), to.array(sigmas))
     end = np.asarray(end, np.float64)
     if end.shape != start.shape:
