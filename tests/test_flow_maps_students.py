@@ -11,6 +11,7 @@ and variance. Teachers are exact.
 """
 
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -287,11 +288,33 @@ def test_an_affine_student_comes_to_rest_where_predicted(target, name, x64):
     np.testing.assert_allclose(theta, rest, atol=1e-6)
 
 
+DOCUMENTED = {
+    "`continuous_consistency_loss`, `mean_flow_loss`": "continuous_consistency",
+    "`composition_loss` (shortcut), beside flow matching": "shortcut",
+    "`flow_map_matching_loss`": "flow_map_matching",
+    "`composition_loss` (progressive distillation)": "progressive_distillation",
+    "`consistency_loss`, distillation": "consistency_distillation",
+    "`consistency_loss`, training": "consistency_training",
+    "`eulerian_loss`": "eulerian",
+    "`lagrangian_loss`": "lagrangian",
+}
+"""Names by the first cell of a row of docs/flow_maps.md, "What each converges to"."""
+
+
+def documented():
+    """The documentation's share of the variance by objective, as text."""
+    text = (pathlib.Path(__file__).parents[1] / "docs" / "flow_maps.md").read_text()
+    table = text.split("| Variance kept, of two modes |\n|---|---|---|\n")[1]
+    rows = (line.split(" | ") for line in table.split("\n\n")[0].splitlines())
+    return {DOCUMENTED[row[0].strip("| ")]: row[-1].strip("| ") for row in rows}
+
+
 def test_students_of_modes_differ_by_the_variance_that_they_leave(x64):
     """Of the variance V_S, which matched moments keep: less for a projection.
 
     A line through the exact ends, by least squares, has the variance that it explains.
-    Consistency distillation projects from step to step, which loses less in each.
+    Consistency distillation projects from step to step, which loses less in each. The
+    documentation has the shares to the digits that it states, and 1 is exact.
     """
     problem = problem_of("modes")
 
@@ -305,3 +328,8 @@ def test_students_of_modes_differ_by_the_variance_that_they_leave(x64):
     np.testing.assert_allclose(left("progressive_distillation"), exact, rtol=1e-9)
     assert left("progressive_distillation") < left("consistency_distillation") < 1
     assert left("eulerian") < 1
+    shares = documented()
+    assert set(shares) == set(DOCUMENTED.values())
+    for name, share in shares.items():
+        digits = len(share.partition(".")[2]) or 12
+        assert round(left(name), digits) == float(share), name

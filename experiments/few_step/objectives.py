@@ -170,7 +170,7 @@ def progressive(task, m, draw):
 
 
 def lagrangian(task, m, draw):
-    """Where the map leads, it must move as the teacher says."""
+    """Where the map leads, it must move with the teacher's velocity."""
     t, s = _from_start(task, draw.u)
     velocity = lambda x, t: task.velocity(x, t, *draw.condition)
     return flow_maps.lagrangian_loss(
