@@ -191,10 +191,10 @@ def _to_draw(task, numbers, reached):
     ranked = sorted(students_, key=lambda name: students_[name]["rms"][1])
     sets = [("exact map", task.ends[-1])]
     for name in ranked[:2]:
-        title = f"{name.replace('_', ' ')}, 1 evaluation"
+        title = f"{figures.title_of(name)}, 1 evaluation"
         sets.append((title, reached[name].ends[1][-1]))
     solver = "unipc(3), recommended grid"
-    sets.append(("unipc(3), 8 evaluations", reached[solver].ends[8][-1]))
+    sets.append((f"{solver}, 8 evaluations", reached[solver].ends[8][-1]))
     return sets
 
 
