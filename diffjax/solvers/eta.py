@@ -179,7 +179,15 @@ def check_eta(name: str, value: Any) -> Eta:
 
     Returns:
       The value.
+
+    Raises:
+      TypeError: For another type, also for a class of such functions.
+      ValueError: For a number outside [0, 1].
     """
+    # a class has the methods of the Protocol too
+    if isinstance(value, type):
+        message = f"{name} must be a number or an EtaFunction, got the class "
+        raise TypeError(message + value.__name__)
     return value if isinstance(value, EtaFunction) else checks.within(name, value, 0, 1)
 
 
