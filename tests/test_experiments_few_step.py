@@ -89,6 +89,18 @@ def test_the_rate_rises_for_a_twentieth_and_ends_at_0():
     assert 1.98 < rates.max() <= 2.0 and rates[0] > 0
 
 
+@pytest.mark.parametrize("blocks", [6, 35, 161])
+def test_stages_follow_each_other_and_the_first_takes_two_shares(blocks):
+    """Each end is rounded to a block, by half a block at most."""
+    staged = students.stages("progressive", blocks)
+    begins, ends, steps = zip(*staged, strict=True)
+    assert begins == (0, *ends[:-1]) and ends[-1] == blocks
+    assert steps == students.PROGRESSIVE_STEPS
+    shares = np.array([2, 1, 1, 1, 1]) * blocks / 6
+    assert np.all(np.abs(np.array(ends) - np.cumsum(shares)) <= 0.5 + 1e-9)
+    assert students.stages("lagrangian", blocks) == [(0, blocks, 0)]
+
+
 def test_the_committed_students_spent_the_same_and_reach_the_stated_error():
     """To half a block of steps, beside the rounding to six digits. One step of the best
     student errs by less than 0.05 on the overlapping modes.
@@ -150,7 +162,7 @@ def test_few_step_writes_what_it_promises(flags, tmp_path):
         chosen = config.guided_objectives if name == "guided" else config.objectives
         assert tuple(numbers["students"]) == chosen
         for row in (numbers["students"] | numbers["solvers"]).values():
-            assert all(0 < value < 10 for value in row["rms"].values())
+            assert np.all(np.isfinite(list(row["rms"].values())))
         for row in numbers["students"].values():
             assert list(row["rms"]) == ["1", "2", "4", "8"]
             assert row["steps"] % students.BLOCK == 0 and row["flops_per_step"] > 0

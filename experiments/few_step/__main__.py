@@ -3,10 +3,13 @@
     python -m experiments.few_step [--quick] [--tasks soft digits] [--budget 2]
 
 Nine objectives of flow maps train the same network with the same number of
-floating-point operations, those of the teacher included. The teacher is an exact
-denoiser, so that the end of each trajectory is known. At 1, 2, 4 and 8 evaluations
-their samples are compared with these ends, beside `ddim` and `unipc(3)`, on the
-recommended grid and on one that `tuning.optimised_grid` fitted.
+floating-point operations, in which evaluations of the teacher count. The teacher is
+an exact denoiser, so that the end of each trajectory is known. At 1, 2, 4 and 8
+evaluations the samples are compared with these ends, beside `ddim` and `unipc(3)`, on
+the recommended grid and on one that `tuning.optimised_grid` fitted.
+
+With `--teacher network` the teacher is trained too, and its students have a quarter
+less of the budget.
 
 Tasks, all on rectified flow:
 
@@ -143,30 +146,18 @@ def compare(
 ) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
     """The numbers of all methods on a task, and samples to draw."""
     budget = 1e12 * config.budget * task.scale
-    rate = config.learning_rate / (2 if task.name == "digits" else 1)
-    settings = {"learning_rate": rate, "seed": config.seed}
     numbers: dict[str, Any] = {"budget": budget, "stretch": task.stretch}
     numbers["students"], numbers["solvers"], reached = {}, {}, {}
-    taught, spent = task, 0.0
-    if config.teacher == "network" and not task.guided:
-        spent = TEACHER_SHARE * budget
-        teacher = students.train(
-            task, "teacher", FLOW_MATCHING, budget=spent, **settings
-        )
-        taught = dataclasses.replace(task, teacher=teacher.of(1))
+    taught, spent = _with_teacher(config, task, budget)
     for name in config.guided_objectives if task.guided else config.objectives:
-        objective = OBJECTIVES[name]
-        from_data = objective.source == "data"
-        student = students.train(
-            task if from_data else taught,
-            name,
-            objective,
-            budget=budget if from_data else budget - spent,
-            **settings,
-        )
+        source = OBJECTIVES[name].source
+        if source == "data":
+            student = _train(config, task, name, budget)
+        else:
+            student = _train(config, taught, name, budget - spent)
         reached[name] = measures.of_student(task, student, config.seed)
         numbers["students"][name] = {
-            "source": objective.source,
+            "source": source,
             "steps": student.steps,
             "flops_per_step": student.flops,
             "seconds": round(student.seconds, 1),
@@ -183,12 +174,29 @@ def compare(
     return numbers, _to_draw(task, numbers, reached)
 
 
+def _with_teacher(config, task, budget):
+    """The task with the teacher that students learn from, and the FLOPs spent on it."""
+    if config.teacher == "exact" or task.guided:
+        return task, 0.0
+    spent = TEACHER_SHARE * budget
+    teacher = _train(config, task, "teacher", spent)
+    return dataclasses.replace(task, teacher=teacher.of(1)), spent
+
+
+def _train(config, task, name, budget):
+    rate = config.learning_rate / (2 if task.name == "digits" else 1)
+    objective = FLOW_MATCHING if name == "teacher" else OBJECTIVES[name]
+    return students.train(
+        task, name, objective, budget=budget, learning_rate=rate, seed=config.seed
+    )
+
+
 def _to_draw(task, numbers, reached):
     """The exact ends, the ends of one step of the two best students, and of a solver
     with eight. Guided ones are those of the greatest scale.
     """
-    students_ = numbers["students"]
-    ranked = sorted(students_, key=lambda name: students_[name]["rms"][1])
+    rows = numbers["students"]
+    ranked = sorted(rows, key=lambda name: rows[name]["rms"][1])
     sets = [("exact map", task.ends[-1])]
     for name in ranked[:2]:
         title = f"{figures.title_of(name)}, 1 evaluation"

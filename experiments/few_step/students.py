@@ -128,50 +128,55 @@ def train(
       FloatingPointError: If the parameters are not finite in the end.
     """
     init_key, train_key = jax.random.split(jax.random.key(seed))
-    t = jnp.zeros(())
-    condition = (t,) if task.guided else ()
-    net = _network(task)
-    params = jax.jit(net.init)(init_key, jnp.zeros(task.shape), t, t, *condition)
-    state = _State(params, _optimiser().init(params), params)
-    inputs = _Inputs(*(np.zeros(BLOCK, np.float32) for _ in range(4)))
-    block = functools.partial(_block, task, objective.loss)
-    lowered = jax.jit(block).lower(state, params, train_key, inputs, task.pool)
-    program = lowered.compile()
+    state = _initial(task, init_key)
+    shared = _Shared(state.params, train_key, task.pool)
+    program = _compiled(task, objective, state, shared)
     flops = (program.cost_analysis() or {})["flops"]
     blocks = max(len(PROGRESSIVE_STEPS) + 1, round(budget / (flops * BLOCK)))
-    steps = BLOCK * blocks
-    rates = learning_rates(learning_rate, steps)
-    staged, held, maps = name == "progressive", params, {}
-    shares = np.linspace(0, blocks, len(PROGRESSIVE_STEPS) + 2)[2:]
-    ends = shares.round().astype(int)
+    steps, maps = BLOCK * blocks, {}
     begun = time.perf_counter()
     with cli.progress(steps, label=f"{task.name}: {name}") as bar:
-        for i in range(blocks):
-            stage = int(np.searchsorted(ends, i, side="right"))
-            first = 0 if stage == 0 or not staged else ends[stage - 1]
-            if staged:  # each stage has its own decay of the rate
-                length = BLOCK * (ends[stage] - first)
-                stage_rates = learning_rates(learning_rate, length)
-                begin = BLOCK * (i - first)
-                rate = stage_rates[begin : begin + BLOCK]
-            else:
-                rate = rates[BLOCK * i : BLOCK * (i + 1)]
-            numbers = np.arange(BLOCK * i, BLOCK * (i + 1), dtype=np.float32)
-            count = np.full(BLOCK, PROGRESSIVE_STEPS[stage], np.float32)
-            inputs = _Inputs(numbers, rate, numbers / steps, count)
-            state, loss = program(state, held, train_key, inputs, task.pool)
-            if staged and i + 1 == ends[stage]:
-                held = state.average
-                maps[PROGRESSIVE_STEPS[stage]] = map_of(task, held)
-            bar.set_postfix(refresh=False, loss=f"{float(loss):.3g}")
-            bar.update(BLOCK)
+        for stage in stages(name, blocks):
+            for inputs in _inputs(stage, learning_rate, steps):
+                state, loss = program(state, inputs, shared)
+                bar.set_postfix(refresh=False, loss=f"{float(loss):.3g}")
+                bar.update(BLOCK)
+            maps[stage.student_steps] = map_of(task, state.average)
+            shared = shared._replace(held=state.average)
     seconds = time.perf_counter() - begun
     leaves = jax.tree.leaves(state.average)
     if not all(np.isfinite(leaf).all() for leaf in leaves):
         raise FloatingPointError(f"{name} on {task.name}: parameters are not finite")
-    count = sum(leaf.size for leaf in leaves)
-    maps = maps or {0: map_of(task, state.average)}
-    return Student(maps, steps, flops, seconds, count)
+    return Student(maps, steps, flops, seconds, sum(leaf.size for leaf in leaves))
+
+
+class Stage(NamedTuple):
+    """A part of the training with its own decay of the rate.
+
+    Attributes:
+      begin: Its first block of steps.
+      end: The block after its last one.
+      student_steps: Steps of the student of progressive distillation, 0 for others.
+    """
+
+    begin: int
+    end: int
+    student_steps: int
+
+
+def stages(name: str, blocks: int) -> list[Stage]:
+    """One stage per student of progressive distillation, and one for others.
+
+    Args:
+      name: Of the objective.
+      blocks: Number of blocks of all stages.
+    """
+    if name != "progressive":
+        return [Stage(0, blocks, 0)]
+    # The first stage takes two shares.
+    shares = np.linspace(0, blocks, len(PROGRESSIVE_STEPS) + 2)[2:]
+    ends = [int(end) for end in shares.round()]
+    return list(map(Stage, [0, *ends[:-1]], ends, PROGRESSIVE_STEPS))
 
 
 class _Inputs(NamedTuple):
@@ -183,22 +188,52 @@ class _Inputs(NamedTuple):
     student_steps: Any
 
 
+class _Shared(NamedTuple):
+    """Arrays that all steps of a stage share."""
+
+    held: Any  # parameters of the stage before
+    key: Any
+    pool: Any
+
+
+def _inputs(stage, learning_rate, steps):
+    """The inputs of each block of a stage, of `steps` steps in all."""
+    rates = learning_rates(learning_rate, BLOCK * (stage.end - stage.begin))
+    for i, rate in enumerate(rates.reshape(-1, BLOCK), stage.begin):
+        numbers = np.arange(BLOCK * i, BLOCK * (i + 1), dtype=np.float32)
+        count = np.full(BLOCK, stage.student_steps, np.float32)
+        yield _Inputs(numbers, rate, numbers / steps, count)
+
+
+def _initial(task, key):
+    t = jnp.zeros(())
+    condition = (t,) if task.guided else ()
+    params = jax.jit(_network(task).init)(key, jnp.zeros(task.shape), t, t, *condition)
+    return _State(params, _optimiser().init(params), params)
+
+
+def _compiled(task, objective, state, shared):
+    inputs = _Inputs(*(np.zeros(BLOCK, np.float32) for _ in range(4)))
+    block = functools.partial(_block, task=task, loss_of_one=objective.loss)
+    return jax.jit(block).lower(state, inputs, shared).compile()
+
+
 def _optimiser():
     return optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
 
 
-def _block(task, loss_of_one, state, held, key, inputs, pool):
+def _block(state, inputs, shared, *, task, loss_of_one):
     """`BLOCK` steps of training. XLA counts the FLOPs of a loop's body once."""
 
     def step(state, inputs):
-        at = jax.random.fold_in(key, inputs.number.astype(jnp.int32))
         loss, gradient = jax.value_and_grad(_batch_loss)(
-            state.params, task, loss_of_one, held, at, inputs, pool
+            state.params, inputs, shared, task=task, loss_of_one=loss_of_one
         )
         updates, moments = _optimiser().update(gradient, state.moments)
         params = jax.tree.map(lambda p, u: p - inputs.rate * u, state.params, updates)
-        # An average over the last 1 % of the steps, from the start on.
-        decay = jnp.minimum(0.999, (inputs.number + 1) / (inputs.number + 10))
+        # Step k of n has a weight of about 9 k⁸/n⁹: the average reaches back over
+        # a ninth of the steps so far, however many these are.
+        decay = (inputs.number + 1) / (inputs.number + 10)
         average = jax.tree.map(
             lambda a, p: a + (1 - decay) * (p - a), state.average, params
         )
@@ -208,10 +243,11 @@ def _block(task, loss_of_one, state, held, key, inputs, pool):
     return state, jnp.mean(losses)
 
 
-def _batch_loss(params, task, loss_of_one, held, key, inputs, pool):
+def _batch_loss(params, inputs, shared, *, task, loss_of_one):
+    key = jax.random.fold_in(shared.key, inputs.number.astype(jnp.int32))
     row, noise, times, scale = jax.random.split(key, 4)
     count = task.batch
-    x0 = pool[jax.random.randint(row, (count,), 0, len(pool))]
+    x0 = shared.pool[jax.random.randint(row, (count,), 0, len(shared.pool))]
     low, high = GUIDED_SCALES
     conditions = ()
     if task.guided:
@@ -222,7 +258,7 @@ def _batch_loss(params, task, loss_of_one, held, key, inputs, pool):
         jax.random.uniform(times, (count, 3)),
         conditions,
     )
-    m, teacher = map_of(task, params), map_of(task, held)
+    m, teacher = map_of(task, params), map_of(task, shared.held)
 
     def one(x0, noise, u, condition):
         rest = inputs.progress, inputs.student_steps, teacher

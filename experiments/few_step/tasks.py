@@ -4,7 +4,7 @@ ends of the exact flow.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -179,49 +179,64 @@ def open_task(name: str, seed: int, starts: int, small: bool = False) -> Task:
     Returns:
       The task, in float32.
     """
-    make, scale = TASKS[name]
     schedule, digits = schedules.rectified_flow(), name == "digits"
-    starts = max(2, starts // 8) if digits else starts
-    pool_key, start_key = jax.random.split(jax.random.key(seed))
     with jax.enable_x64(True):
-        target = make(seed, FEW_DIGITS if small else DIGITS)
-        part = None
-        if name == "guided":
-            part = targets.gaussian_mixture(
-                [1.0],
-                target.means[GUIDED_CLASS][None],
-                _covariance(target, GUIDED_CLASS)[None],
-            )
-        pool = _samples(part or target, pool_key, 4096 if small else POOL)
-        x = schedules.prior_std(schedule) * jax.random.normal(
-            start_key, (starts, *pool.shape[1:]), jnp.float64
-        )
-        exact = _denoiser(target, part, schedule)
-        conditions = MEASURED_SCALES if part else ()
-        bound = [Bound(exact, scale) for scale in conditions] or [exact]
-        tolerance = DIGITS_TOLERANCE if digits else TOLERANCE
-        ends = np.stack([flow_ends(one, schedule, x, tolerance) for one in bound])
-        stretch = {} if digits else _stretch(bound[-1], schedule, x[:STRETCHED])
+        exact = _solved(name, schedule, seed, starts, small)
+    pool, guided = np.asarray(exact.pool), exact.part is not None
+    target, part = jax.tree.map(_single, (exact.target, exact.part))
+    width, batch = (512, 128) if digits else (256, 1024)
     with jax.enable_x64(False):
-        target = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), target)
-        part = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), part)
-        width, batch = (512, 128) if digits else (256, 1024)
         return Task(
             name,
             schedule,
             _denoiser(target, part, schedule),
-            np.asarray(pool, np.float32),
-            np.asarray(x, np.float32),
-            conditions,
-            np.asarray(ends, np.float32),
-            stretch,
-            None if part else metrics.moments(np.asarray(pool).reshape(len(pool), -1)),
+            _single(pool),
+            _single(exact.starts),
+            exact.conditions,
+            _single(exact.ends),
+            exact.stretch,
+            None if guided else metrics.moments(pool.reshape(len(pool), -1)),
             32 if small else width,
             64 if small else batch,
-            scale,
+            TASKS[name][1],
             # In 64 dimensions the layers should not have to copy the noise of x.
             digits,
         )
+
+
+def _single(array):
+    return np.asarray(array, np.float32)
+
+
+class _Exact(NamedTuple):
+    """The float64 part of a task: see `Task`, and the target with its class or None."""
+
+    target: Any
+    part: Any
+    pool: Any
+    starts: Any
+    conditions: tuple[float, ...]
+    ends: Any
+    stretch: dict[str, float]
+
+
+def _solved(name, schedule, seed, starts, small):
+    digits = name == "digits"
+    starts = max(2, starts // 8) if digits else starts
+    pool_key, start_key = jax.random.split(jax.random.key(seed))
+    target = TASKS[name][0](seed, FEW_DIGITS if small else DIGITS)
+    part = _class(target) if name == "guided" else None
+    pool = _samples(part or target, pool_key, 4096 if small else POOL)
+    x = schedules.prior_std(schedule) * jax.random.normal(
+        start_key, (starts, *pool.shape[1:]), jnp.float64
+    )
+    exact = _denoiser(target, part, schedule)
+    conditions = MEASURED_SCALES if part else ()
+    bound = [Bound(exact, scale) for scale in conditions] or [exact]
+    tolerance = DIGITS_TOLERANCE if digits else TOLERANCE
+    ends = np.stack([flow_ends(one, schedule, x, tolerance) for one in bound])
+    stretch = {} if digits else _stretch(bound[-1], schedule, x[:STRETCHED])
+    return _Exact(target, part, pool, x, conditions, ends, stretch)
 
 
 def _denoiser(target, part, schedule):
@@ -231,9 +246,11 @@ def _denoiser(target, part, schedule):
     return GuidedDenoiser(targets.denoiser(part, schedule), exact)
 
 
-def _covariance(target, k):
+def _class(target):
+    k = GUIDED_CLASS
     basis = target.bases[k]
-    return basis * target.variances[k] @ basis.T
+    covariance = basis * target.variances[k] @ basis.T
+    return targets.gaussian_mixture([1.0], target.means[k][None], covariance[None])
 
 
 @functools.partial(jax.jit, static_argnums=2)
