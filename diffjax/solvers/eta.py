@@ -83,11 +83,12 @@ class _Between:
     def integral(self, start: Array, end: Array) -> Array:
         h = jnp.log(start / end)
 
-        def reached(level):  # the share of the step that lies above a level
+        def above(level):  # the part of the step above a level
+            # bounds of all ρ in float32: the log of level 0 stays finite
             level = math.log(min(max(level, 1e-30), 1e30))
-            return jnp.clip((jnp.log(start) - level) / h, 0, 1)
+            return jnp.clip(jnp.log(start) - level, 0, h)
 
-        return self.eta**2 * h * (reached(self.low) - reached(self.high))
+        return self.eta**2 * (above(self.low) - above(self.high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +226,9 @@ def mean_square(eta: Eta, start: Any, end: Any) -> Any:
     """
     if not isinstance(eta, EtaFunction):
         return eta**2
-    mean = eta.integral(start.rho, end.rho) / jnp.log(start.rho / end.rho)
+    h = jnp.log(start.rho / end.rho)
+    # 0 over a part of a step that rounding leaves no length
+    mean = eta.integral(start.rho, end.rho) / jnp.where(h > 0, h, 1)
     return jnp.minimum(mean, 1)
 
 

@@ -41,10 +41,16 @@ def _runge_kutta(name, nodes, weights, *, order, kind, eta=0.0):
         added = [integral(eta, start, there) if eta else 0 for there in ends]
         a = h + added[-1]
         z = -a if kind == "data" else h
-        rounded = [
-            c if c in (0, 1) else (jnp.log(start.rho / there.rho) + more) / a
-            for c, there, more in zip(nodes, at, [0, *added], strict=False)
-        ]
+
+        def rounded(c, there, more):
+            if c in (0, 1):
+                return c
+            decay = jnp.log(start.rho / there.rho) + more
+            # a step of few ulps may round its stages to its start
+            inside = (decay > 0) & (a > 0)
+            return jnp.where(inside, decay / jnp.where(inside, a, 1), c)
+
+        reached = list(map(rounded, nodes, at, [0, *added]))
 
         def p(k, c=1.0):
             return phi(k, c * z)
@@ -57,7 +63,7 @@ def _runge_kutta(name, nodes, weights, *, order, kind, eta=0.0):
             return Update(there, jnp.exp(-more) if eta else 1.0, gains, stds)
 
         draws = _draws(added) if eta else [()] * len(ends)
-        stages = zip(ends, weights(p, rounded), added, draws, strict=True)
+        stages = zip(ends, weights(p, reached), added, draws, strict=True)
         return [Update(start, 1.0), *(update(*stage) for stage in stages)]
 
     stages = len(nodes)
@@ -74,10 +80,9 @@ def _draws(added):
     """
 
     def share(part, whole):
-        """(e^{2E_i} − 1)/(e^{2E} − 1), 0 where E = 0."""
-        lost = -jnp.expm1(-2 * whole)
-        safe = jnp.where(lost > 0, lost, 1)
-        return jnp.exp(2 * (part - whole)) * -jnp.expm1(-2 * part) / safe
+        """(e^{2E_i} − 1)/(e^{2E} − 1)."""
+        gained = jnp.exp(2 * (part - whole)) * -jnp.expm1(-2 * part)
+        return _share(gained, -jnp.expm1(-2 * whole))
 
     first, *second, whole = added
     theta = share(first, whole)
@@ -86,12 +91,18 @@ def _draws(added):
     # B at two parts of the step, given its end
     later = share(second[0], whole)
     ratio = share(first, second[0])
-    left = (1 - later) / (1 - theta)
+    left = _share(1 - later, 1 - theta)
     return [
         [root(theta), root(1 - theta)],
         [root(later), root(ratio * left * (1 - later)), root((1 - ratio) * left)],
         [1],
     ]
+
+
+def _share(part, whole):
+    """part/whole in [0, 1], which rounding leaves on a step of few ulps."""
+    positive = whole > 0
+    return jnp.where(positive, jnp.clip(part / jnp.where(positive, whole, 1), 0, 1), 0)
 
 
 def _second_order(p, nodes):
@@ -279,7 +290,7 @@ def dpmpp_sde(eta: Eta = 1.0) -> Solver:
         down_half, up_half = split(steps._replace(end=middle), eta)
         down, up = split(steps, eta)
         clock = lambda there: jnp.expm1(2 * jnp.log(start.rho / there.rho))
-        parts = _partial_noise(clock(middle) / clock(end))
+        parts = _partial_noise(_share(clock(middle), clock(end)))
         half_noise = [up_half * c if eta else 0 for c in parts]
         half = [1 - down_half / start.rho]
         whole = [0, 1 - down / start.rho]
@@ -301,7 +312,7 @@ def _partial_noise(theta):
     far as ∫ B determines it, and an independent draw z_2.
     """
     spread = theta * (1 - theta)
-    bridge = jnp.sqrt(1 - theta)
+    bridge = root(1 - theta)
     by_area = root(3 * spread)
     return root(theta), bridge * by_area, bridge * jnp.sqrt(1 - 3 * spread)
 
