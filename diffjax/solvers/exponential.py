@@ -338,7 +338,8 @@ def seeds(order: int = 2, eta: Eta = 1.0) -> Solver:
     Args:
       order: 2 or 3, the number of stages.
       eta: η in [0, 1], or a function of the noise level as in `sa_solver`. The
-        paper has 1. Elsewhere eta may stand for its square.
+        paper has 1. The `eta` of ComfyUI's `seeds_2` and `seeds_3` is the
+        square of this one.
 
     Returns:
       A solver with `order` denoiser evaluations per step, one on a step to 0.
