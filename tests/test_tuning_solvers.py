@@ -164,6 +164,12 @@ def test_what_fits_a_few_starts_only_is_not_returned():
         schedule, denoiser, 3, x_init=np.float32(x), iterations=3, solver=solvers.ddim()
     )
     assert set(fit.held_out) == {"coefficients", "grid", "recommended", "unipc(3)"}
+    assert fit.held_out["coefficients"] > min(fit.held_out.values())
+    winner = min(fit.held_out, key=fit.held_out.get)
+    published = solvers.unipc(3) if winner == "unipc(3)" else solvers.ddim()
+    weights = solvers.output_weights(published, schedule, fit.grid)
+    for row, expected in zip(fit.weights, weights, strict=True):
+        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-6)
     x = x[4:]
     ends = dj.sample_many(
         jax.random.key(0),

@@ -32,6 +32,7 @@ from .references import (
     check_ends,
     check_grids,
     mean_norm,
+    parts_of,
     prepare,
     run,
     starts_of,
@@ -247,11 +248,7 @@ def descend(
       (the best grid, errors (K + 1,) of the candidates and of the descended grid).
     """
     denoiser, schedule = combine(arrays, settings.static)
-    fitted, chosen, _ = settings.counts
-    part = lambda first, last: (starts[first:last], ends[first:last])
-    fit, judged = part(0, fitted), part(fitted + chosen, None)
-    # of two starts given none is left to choose the iterate
-    choice = part(fitted if chosen else 0, fitted + chosen)
+    fit, choice, judged = parts_of(settings.counts, starts, ends)
     unit = unit_of(ends)
     # against the norm's infinite slope at 0
     floor = jnp.finfo(ends.dtype).eps ** 2 * jnp.mean((ends / unit) ** 2)

@@ -34,6 +34,7 @@ from .references import (
     check_end_log_snrs,
     check_ends,
     check_grids,
+    parts_of,
     prepare,
     run,
     starts_of,
@@ -57,7 +58,7 @@ class FittedSolver(NamedTuple):
     between the solver's end and the exact flow's, in data units. The names are
     "coefficients" for fitted grid and coefficients, "grid" for the published solver on
     its fitted grid, "recommended" for it on the recommended grid, and "unipc(3)" for
-    `unipc(3)` there.
+    `unipc(3)` there. "coefficients" need not be what is returned.
 
     Attributes:
       solver: `solvers.tabulated(weights)`.
@@ -65,7 +66,7 @@ class FittedSolver(NamedTuple):
       weights: Rows of numbers, from which a stored solver is made again.
       fitted: name -> error on the starts that were fitted.
       held_out: name -> error on starts that neither the descent nor the choice of its
-        iterate has seen. The solver is the one of the least error here.
+        iterate has seen. The solver returned is the one of the least error here.
     """
 
     solver: Solver
@@ -158,11 +159,10 @@ def optimised_solver(
     check_end_log_snrs(schedule)
     drawn, counts = starts_of(key, shape, x_init, examples)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = FitSettings(solver, static, steps, counts, GRID_ITERATIONS)
+    settings = FitSettings(solver, static, steps, counts, GRID_ITERATIONS, iterations)
     candidates, starts, ends = prepare(settings, arrays, drawn)
     check_grids(solver, denoiser, schedule, np.asarray(candidates)[:1])
     check_ends(ends)
-    settings = settings, iterations
     best, fitted, held_out = _fit(settings, arrays, starts, ends, candidates)
     weights = weight_rows(best.weights)
     named = lambda errors: dict(
@@ -203,15 +203,11 @@ class _Ends:
 
 
 @compiled
-def _fit(settings_and_iterations, arrays, starts, ends, candidates):
+def _fit(settings, arrays, starts, ends, candidates):
     """(the best `_Table`, errors of those in `COMPARED` on fitted and on held-out)."""
-    settings, iterations = settings_and_iterations
     grid, _ = descend(settings, arrays, GRID_RATE, starts, ends, candidates)
     denoiser, schedule = combine(arrays, settings.static)
-    fitted, chosen, _ = settings.counts
-    part = lambda first, last: (starts[first:last], ends[first:last])
-    fit, judged = part(0, fitted), part(fitted + chosen, None)
-    choice = part(fitted if chosen else 0, fitted + chosen)
+    fit, choice, judged = parts_of(settings.counts, starts, ends)
     of_ends = _Ends(denoiser, schedule, unit_of(ends))
     recommended = candidates[0]
     compared = (
@@ -220,7 +216,7 @@ def _fit(settings_and_iterations, arrays, starts, ends, candidates):
         (unipc(3), recommended),
     )
     tables = [_Table(weights_of(s, schedule, ts), ts) for s, ts in compared]
-    descended = _descended(of_ends, fit, choice, tables[0], iterations)
+    descended = _descended(of_ends, fit, choice, tables[0], settings.weight_iterations)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), descended, *tables)
     error = lambda pairs: (
         of_ends.unit

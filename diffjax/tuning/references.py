@@ -25,6 +25,7 @@ __all__ = [
     "check_ends",
     "check_grids",
     "mean_norm",
+    "parts_of",
     "prepare",
     "run",
     "starts_of",
@@ -61,7 +62,8 @@ class FitSettings(NamedTuple):
       static: Static part of denoiser and schedule.
       steps: N.
       counts: Numbers of starts that are fitted, choose the iterate, and judge.
-      iterations: Of the descent.
+      iterations: Of the grid's descent.
+      weight_iterations: Of the descent of a fitted solver's weights.
     """
 
     solver: Solver
@@ -69,6 +71,7 @@ class FitSettings(NamedTuple):
     steps: int
     counts: tuple[int, int, int]
     iterations: int
+    weight_iterations: int = 0
 
 
 def check_end_log_snrs(schedule: Schedule) -> None:
@@ -109,6 +112,25 @@ def starts_of(key: Any, shape: Any, x_init: ArrayLike | None, examples: Any) -> 
     half = examples // 2
     drawn = checks.key("key", key), np.zeros((0, *shape), np.float32)
     return drawn, (examples - half, half, HELD_OUT * examples)
+
+
+def parts_of(
+    counts: tuple[int, int, int], starts: Array, ends: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array], tuple[Array, Array]]:
+    """Starts and ends of which part is fitted, chooses the iterate, and judges.
+
+    Args:
+      counts: Of `FitSettings`. Where none is left to choose, the fitted ones do.
+      starts: (n, *shape).
+      ends: Of the exact flow from them.
+
+    Returns:
+      Three pairs (starts, ends).
+    """
+    fitted, chosen, _ = counts
+    part = lambda first, last: (starts[first:last], ends[first:last])
+    choice = part(fitted if chosen else 0, fitted + chosen)
+    return part(0, fitted), choice, part(fitted + chosen, None)
 
 
 def check_grids(

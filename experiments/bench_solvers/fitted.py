@@ -25,12 +25,12 @@ class FittedRow(NamedTuple):
       target: The target of the fit.
       schedule: The schedule.
       evaluations: Of each solver.
-      fitted: Error of grid and coefficients on the fitted starts.
-      coefficients: Their error on other starts.
+      fitted: Error of the returned solver on the fitted starts.
+      coefficients: Its error on other starts.
       grid: That of `unipc(3)` on its fitted grid.
       recommended: That of `unipc(3)` on the recommended grid.
       other_target: Another target.
-      other_coefficients: Error there of the coefficients fitted to `target`.
+      other_coefficients: Error there of the solver fitted to `target`.
       other_grid: That of `unipc(3)` on the grid fitted to `target`.
       other_recommended: That of `unipc(3)` on the recommended grid there.
     """
@@ -79,7 +79,7 @@ def fitted_row(config: Any, tasks: list[SolverTask], steps: int) -> FittedRow:
         task.target_name,
         task.schedule_name,
         steps,
-        fit.fitted["coefficients"],
+        fit.fitted[min(fit.held_out, key=fit.held_out.get)],
         *errors[:3],
         other.target_name,
         *errors[3:],
