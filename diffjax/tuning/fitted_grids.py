@@ -209,7 +209,7 @@ class _EndError:
     def differences(self, grid, pairs):
         starts, ends = pairs
         denoiser = _Recomputed(self.denoiser)
-        x = run(self.solver, denoiser, self.schedule, grid, starts)
+        x = run(self.solver, denoiser, self.schedule, grid=grid, starts=starts)
         return (x - ends) / self.unit
 
     def mean_norm(self, grid, pairs):

@@ -192,7 +192,7 @@ class _Ends:
         """In units of the data, flat."""
         starts, ends = pairs
         solver = of_weights("a fit", table.weights)
-        x = run(solver, self.denoiser, self.schedule, table.grid, starts)
+        x = run(solver, self.denoiser, self.schedule, grid=table.grid, starts=starts)
         return ((x - ends) / self.unit).ravel()
 
     def mean_square(self, table, pairs):
@@ -233,6 +233,32 @@ DAMPINGS = (0.1, 1.0, 10.0, 100.0)
 """Multiples of the damping so far, of which each iteration takes the best."""
 
 
+def _damped_step(difference, square, numbers, damping):
+    """One step of Levenberg–Marquardt, the best of `DAMPINGS`, and the next damping.
+
+    The numbers stay where no damping lowers the mean square.
+    """
+    now = difference(numbers)
+    # (P, n): one derivative at a time, in the memory of one run
+    slope = lambda unit: jax.jvp(difference, (numbers,), (unit,))[1]
+    slopes = jax.lax.map(slope, jnp.eye(len(numbers)))
+    normal, gradient = slopes @ slopes.T, slopes @ now
+    mean = jnp.trace(normal) / len(numbers)
+
+    def tried(damping):
+        damped = normal + damping * mean * jnp.eye(len(numbers))
+        moved = numbers - jnp.linalg.solve(damped, gradient)
+        return moved, square(moved)
+
+    dampings = damping * jnp.array(DAMPINGS)
+    trials, errors = jax.lax.map(tried, dampings)
+    least = jnp.argmin(errors)
+    lower = errors[least] < jnp.mean(now**2)
+    numbers = jnp.where(lower, trials[least], numbers)
+    damping = jnp.where(lower, dampings[least], 10 * dampings[-1])
+    return numbers, jnp.clip(damping, jnp.finfo(numbers.dtype).eps, 1e6)
+
+
 def _descended(of_ends, fit, choice, start, iterations):
     """The table of least error on `choice` among Levenberg–Marquardt's iterates."""
     schedule, count = of_ends.schedule, len(start.weights)
@@ -251,25 +277,8 @@ def _descended(of_ends, fit, choice, start, iterations):
 
     def iterate(carry, _):
         numbers, damping, best = carry
-        now = difference(numbers)
-        # (P, n): one derivative at a time, in the memory of one run
-        slope = lambda unit: jax.jvp(difference, (numbers,), (unit,))[1]
-        slopes = jax.lax.map(slope, jnp.eye(len(numbers)))
-        normal, gradient = slopes @ slopes.T, slopes @ now
-        mean = jnp.trace(normal) / len(numbers)
-
-        def tried(damping):
-            damped = normal + damping * mean * jnp.eye(len(numbers))
-            moved = numbers - jnp.linalg.solve(damped, gradient)
-            return moved, square(moved, fit)
-
-        dampings = damping * jnp.array(DAMPINGS)
-        trials, errors = jax.lax.map(tried, dampings)
-        least = jnp.argmin(errors)
-        lower = errors[least] < jnp.mean(now**2)
-        numbers = jnp.where(lower, trials[least], numbers)
-        damping = jnp.where(lower, dampings[least], 10 * dampings[-1])
-        damping = jnp.clip(damping, jnp.finfo(numbers.dtype).eps, 1e6)
+        squared = lambda numbers: square(numbers, fit)
+        numbers, damping = _damped_step(difference, squared, numbers, damping)
         error = square(numbers, choice)
         pick = lambda new, old: jnp.where(error < best[0], new, old)
         return (numbers, damping, jax.tree.map(pick, (error, numbers), best)), None

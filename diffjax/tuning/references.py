@@ -159,7 +159,12 @@ def check_ends(ends: Array) -> None:
 
 
 def run(
-    solver: Solver, denoiser: Denoiser, schedule: Schedule, grid: Array, starts: Array
+    solver: Solver,
+    denoiser: Denoiser,
+    schedule: Schedule,
+    *,
+    grid: Array,
+    starts: Array,
 ) -> Array:
     """The ends of a solver from many starts.
 
@@ -234,7 +239,7 @@ def prepare(settings: FitSettings, arrays: Any, drawn: Any) -> tuple:
     ends, local_errors = _reference(
         settings.solver, denoiser, schedule, fine, starts[:measured]
     )
-    others = run(rk4(), denoiser, schedule, fine, starts[measured:])
+    others = run(rk4(), denoiser, schedule, grid=fine, starts=starts[measured:])
     ends = jnp.concatenate([ends, others])
     equal = _equidistribute(
         schedule, settings.steps, settings.solver, fine[::substeps], local_errors
@@ -249,8 +254,8 @@ def _reference(solver, denoiser, schedule, fine, starts):
     """
 
     def over_node(x, ts):
-        end = run(rk4(), denoiser, schedule, ts, x)
-        step = run(solver, denoiser, schedule, ts[jnp.array([0, -1])], x)
+        end = run(rk4(), denoiser, schedule, grid=ts, starts=x)
+        step = run(solver, denoiser, schedule, grid=ts[jnp.array([0, -1])], starts=x)
         unit = unit_of(end)
         # the scan goes on from the exact end, so that errors stay local
         return end, mean_norm((step - end) / unit) * unit
