@@ -28,6 +28,7 @@ from ..types import (
 from .references import (
     FAMILIES,
     FitSettings,
+    Prepared,
     check_end_log_snrs,
     check_ends,
     check_grids,
@@ -167,10 +168,10 @@ def optimised_grid(
     drawn, counts = starts_of(key, shape, x_init, examples)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     settings = FitSettings(solver, static, steps, counts, iterations)
-    candidates, starts, ends = prepare(settings, arrays, drawn)
-    check_grids(solver, denoiser, schedule, np.asarray(candidates)[:-1])
-    check_ends(ends)
-    grid, errors = descend(settings, arrays, learning_rate, starts, ends, candidates)
+    prepared = prepare(settings, arrays, drawn)
+    check_grids(solver, denoiser, schedule, np.asarray(prepared.candidates)[:-1])
+    check_ends(prepared.ends)
+    grid, errors = descend(settings, arrays, learning_rate, prepared)
     *baselines, equidistributed, descended = np.asarray(errors, float).tolist()
     if not info:
         return grid
@@ -229,9 +230,7 @@ def descend(
     settings: FitSettings,
     arrays: Any,
     learning_rate: Any,
-    starts: Array,
-    ends: Array,
-    candidates: Array,
+    prepared: Prepared,
 ) -> tuple[Array, Array]:
     """The best grid of a descent.
 
@@ -239,15 +238,14 @@ def descend(
       settings: The settings.
       arrays: Arrays of denoiser and schedule.
       learning_rate: Of the descent.
-      starts: (n, *shape): those that are fitted, that choose, and that judge.
-      ends: Of the exact flow from them.
-      candidates: Grids (K, N + 1) from the best of which to descend, but for the
-        first.
+      prepared: From `prepare`. The descent is from the best of its candidates but
+        the first.
 
     Returns:
       (the best grid, errors (K + 1,) of the candidates and of the descended grid).
     """
     denoiser, schedule = combine(arrays, settings.static)
+    candidates, starts, ends = prepared
     fit, choice, judged = parts_of(settings.counts, starts, ends)
     unit = unit_of(ends)
     # against the norm's infinite slope at 0

@@ -160,10 +160,10 @@ def optimised_solver(
     drawn, counts = starts_of(key, shape, x_init, examples)
     arrays, static = partition((as_pytree_callable(denoiser), schedule))
     settings = FitSettings(solver, static, steps, counts, GRID_ITERATIONS, iterations)
-    candidates, starts, ends = prepare(settings, arrays, drawn)
-    check_grids(solver, denoiser, schedule, np.asarray(candidates)[:1])
-    check_ends(ends)
-    best, fitted, held_out = _fit(settings, arrays, starts, ends, candidates)
+    prepared = prepare(settings, arrays, drawn)
+    check_grids(solver, denoiser, schedule, np.asarray(prepared.candidates)[:1])
+    check_ends(prepared.ends)
+    best, fitted, held_out = _fit(settings, arrays, prepared)
     weights = weight_rows(best.weights)
     named = lambda errors: dict(
         zip(COMPARED, np.asarray(errors, float).tolist(), strict=True)
@@ -203,9 +203,10 @@ class _Ends:
 
 
 @compiled
-def _fit(settings, arrays, starts, ends, candidates):
+def _fit(settings, arrays, prepared):
     """(the best `_Table`, errors of those in `COMPARED` on fitted and on held-out)."""
-    grid, _ = descend(settings, arrays, GRID_RATE, starts, ends, candidates)
+    grid, _ = descend(settings, arrays, GRID_RATE, prepared)
+    candidates, starts, ends = prepared
     denoiser, schedule = combine(arrays, settings.static)
     fit, choice, judged = parts_of(settings.counts, starts, ends)
     of_ends = _Ends(denoiser, schedule, unit_of(ends))

@@ -21,6 +21,7 @@ __all__ = [
     "FitSettings",
     "HELD_OUT",
     "NODES",
+    "Prepared",
     "check_end_log_snrs",
     "check_ends",
     "check_grids",
@@ -72,6 +73,20 @@ class FitSettings(NamedTuple):
     counts: tuple[int, int, int]
     iterations: int
     weight_iterations: int = 0
+
+
+class Prepared(NamedTuple):
+    """What a fit starts from.
+
+    Attributes:
+      candidates: Fixed grids (K, N + 1). The last equidistributes the local error.
+      starts: (n, *shape): those that are fitted, that choose, and that judge.
+      ends: Of the exact flow from them.
+    """
+
+    candidates: Array
+    starts: Array
+    ends: Array
 
 
 def check_end_log_snrs(schedule: Schedule) -> None:
@@ -214,7 +229,7 @@ def unit_of(ends: Array) -> Array:
 
 
 @compiled
-def prepare(settings: FitSettings, arrays: Any, drawn: Any) -> tuple:
+def prepare(settings: FitSettings, arrays: Any, drawn: Any) -> Prepared:
     """Fixed grids, and the starts with their exact ends.
 
     Args:
@@ -223,8 +238,7 @@ def prepare(settings: FitSettings, arrays: Any, drawn: Any) -> tuple:
       drawn: From `starts_of`.
 
     Returns:
-      (candidate grids, starts, ends of the probability flow). The last candidate
-      equidistributes the local error.
+      Grids, starts and ends.
     """
     denoiser, schedule = combine(arrays, settings.static)
     key, starts = drawn
@@ -244,7 +258,7 @@ def prepare(settings: FitSettings, arrays: Any, drawn: Any) -> tuple:
     equal = _equidistribute(
         schedule, settings.steps, settings.solver, fine[::substeps], local_errors
     )
-    return jnp.stack([*families, equal]), starts, ends
+    return Prepared(jnp.stack([*families, equal]), starts, ends)
 
 
 def _reference(solver, denoiser, schedule, fine, starts):
