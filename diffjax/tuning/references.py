@@ -76,7 +76,7 @@ class FitSettings(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What a fit starts from.
+    """Candidate grids of a fit, and its starts with their exact ends.
 
     Attributes:
       candidates: Fixed grids (K, N + 1). The last equidistributes the local error.
