@@ -7,6 +7,7 @@ diffusers:DDIMScheduler      a scheduler, with its configuration in parentheses
 """
 
 import ast
+import difflib
 import functools
 import importlib
 import inspect
@@ -92,7 +93,9 @@ def _call(expression):
 
 def _attribute(owner, name, kind):
     if not hasattr(owner, name):
-        raise ValueError(f"there is no {kind} {name!r}")
+        close = difflib.get_close_matches(name, dir(owner), 3)
+        hint = f", did you mean {' or '.join(close)}" if close else ""
+        raise ValueError(f"there is no {kind} {name!r}{hint}")
     return getattr(owner, name)
 
 
@@ -102,7 +105,10 @@ def _function(name, module, expression, arrays):
         owner = importlib.import_module(module)
     except Exception as error:
         kind = type(error).__name__
-        raise ValueError(f"{module} cannot be imported: {kind}: {error}") from error
+        raise ValueError(
+            f"{module} cannot be imported from {os.getcwd()} or the environment: "
+            f"{kind}: {error}"
+        ) from error
     finally:
         sys.path.pop(0)
     function = owner
@@ -235,7 +241,10 @@ ALONG_A_PATH = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 def _of_k_diffusion(name, method, args, kwargs):
     sampling = k_diffusion_sampling()
     if sampling is None:
-        raise ValueError("k-diffusion is not installed (extra `peers`, `make peers`)")
+        raise ValueError(
+            "k-diffusion is not installed: pip install --no-deps k-diffusion "
+            "torchdiffeq torchsde trampoline, and torch"
+        )
     function = _attribute(sampling, f"sample_{method}", "sampler of k-diffusion")
 
     def call(denoiser, x, sigmas):
@@ -258,25 +267,31 @@ class _BrownianPath:
         here = sorted((float(start), float(end)))
         if not np.isfinite(here).all():
             return self.x.new_tensor(self.next_draw()).expand_as(self.x)
-        overlap = lambda a, b: max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
-        covariance = np.array(
-            [
-                [
-                    overlap(a, b) / np.sqrt((a[1] - a[0]) * (b[1] - b[0]))
-                    for b in [*self.intervals, here]
-                ]
-                for a in [*self.intervals, here]
-            ]
-        )
+        related = self._related(here)
+        intervals = np.array([*(self.intervals[i] for i in related), here])
+        low, high = intervals.T
+        overlap = np.minimum.outer(high, high) - np.maximum.outer(low, low)
+        lengths = high - low
+        covariance = np.maximum(overlap, 0) / np.sqrt(np.outer(lengths, lengths))
         weights = np.linalg.pinv(covariance[:-1, :-1]) @ covariance[:-1, -1]
         rest = np.sqrt(max(0.0, 1 - covariance[-1, :-1] @ weights))
-        value = sum(
-            (w * v for w, v in zip(weights, self.values, strict=True)),
-            rest * self.next_draw(),
-        )
+        value = rest * self.next_draw()
+        for weight, i in zip(weights, related, strict=True):
+            value = value + weight * self.values[i]
         self.intervals.append(here)
         self.values.append(value)
         return self.x.new_tensor(value).expand_as(self.x)
+
+    def _related(self, here):
+        """Earlier intervals that overlap this one, or one that does, and so on."""
+        related: list[int] = []
+        low, high = here
+        for i in reversed(range(len(self.intervals))):
+            start, end = self.intervals[i]
+            if start < high and end > low:
+                related.append(i)
+                low, high = min(low, start), max(high, end)
+        return related
 
 
 # ------------------------------------------------------------------------ diffusers
@@ -310,7 +325,9 @@ def _of_diffusers(name, cls, args, kwargs):
     try:
         diffusers = importlib.import_module("diffusers")
     except ImportError as error:
-        raise ValueError("diffusers is not installed (extra `peers`)") from error
+        raise ValueError(
+            "diffusers is not installed: pip install diffusers torch"
+        ) from error
     if args:
         raise ValueError(f"the configuration of a scheduler has names, got {args}")
     scheduler = _attribute(diffusers, cls, "scheduler of diffusers")

@@ -101,10 +101,13 @@ def measure(sampler: Sampler, sigmas: np.ndarray) -> Table:
 def _check_finite(sampler, sigmas, silent, wide):
     """Raise NotAffine if only a run of zeros is not finite, ValueError if every run."""
     if np.isfinite(silent.end).all():
+        if not np.isfinite(silent.states).all():
+            raise NotFinite("a state is not finite")
         return
     start = np.random.default_rng(0).normal(size=(1, wide))
     outputs = lambda call, rows, sigma: rows / (1 + sigma**2)
-    if np.isfinite(record(sampler, start, sigmas, outputs).end).all():
+    quiet = lambda *_: np.zeros(wide)
+    if np.isfinite(record(sampler, start, sigmas, outputs, noise=quiet).end).all():
         raise NotAffine("of a zero start and zero outputs the result is not finite")
     raise NotFinite("the result is not finite")
 

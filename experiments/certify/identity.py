@@ -102,8 +102,8 @@ def difference(name: str, one: Table, other: Table) -> Match:
             row, column = np.argwhere(entries > same)[0]
             state = "result" if row == total - 1 else f"state at call {row + 1}"
             where = (
-                f"{_coefficient(kind, column)} in the {state} is "
-                f"{ours[row, column]:.4g}, not {theirs[row, column]:.4g}"
+                f"at the {state} the coefficient of {_coefficient(kind, column)} is "
+                f"{ours[row, column]:.4g}, in {name} {theirs[row, column]:.4g}"
             )
             largest = float("inf") if rows < total else float(entries.max())
             return Match(name, largest, (int(row), total), where)
@@ -121,7 +121,7 @@ def difference(name: str, one: Table, other: Table) -> Match:
 
 def _coefficient(kind, column):
     if kind == "noise":
-        return f"the covariance of the noise with that at call {column + 1}"
+        return f"the noise, as its covariance with that at call {column + 1},"
     return "the start" if column == 0 else f"denoised output {column}"
 
 

@@ -146,7 +146,12 @@ def record(
     _seed(seed)
     quiet = contextlib.redirect_stdout(io.StringIO())
     _CURRENT["calls"] = calls
-    with _noise_replaced(noise, sampler.arrays) as count, _run_mode(sampler), quiet:
+    with (
+        _noise_replaced(noise, sampler.arrays) as count,
+        _run_mode(sampler),
+        quiet,
+        np.errstate(all="ignore"),
+    ):
         end = function(to.denoiser(calls), to.array(start), to.array(sigmas))
     end = np.asarray(end, np.float64)
     if end.shape != start.shape:

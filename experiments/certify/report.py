@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from experiments.certify.certificate import Certificate, Finding
 
@@ -53,7 +54,7 @@ def _verdict(certificate):
 
 def print_standings(certificates: Sequence[Certificate]) -> None:
     """Print one line per sampler."""
-    print(f"\n{'sampler':52}{'':8}{'order':>6}  {'KL at 8, 16, 32':24}same as")
+    print(f"\n{'sampler':52}{'':8}{'order':>6}  {'KL in nats at 8, 16, 32':24}same as")
     for certificate in certificates:
         named = {finding.name: finding for finding in certificate.findings}
         kls = _values(named, "distribution").get("kl", {})
@@ -118,11 +119,21 @@ def _drawing(certificate):
     if not certificate.errors:
         return ""
     steps, errors = zip(*certificate.errors, strict=True)
+    if not (np.isfinite(errors).all() and min(errors) > 0):
+        return ""
+    named = next(f.values for f in certificate.findings if f.name == "order")
     figure, axis = plt.subplots(figsize=(4.5, 3))
-    axis.loglog(steps, errors, "o-")
-    axis.minorticks_off()
+    axis.loglog(steps, errors, "o-", label="measured")
+    order = named.get("steps")
+    if order is not None and order > 0:
+        slope = errors[-1] * (steps[-1] / np.asarray(steps)) ** order
+        axis.loglog(steps, slope, "k:", lw=1, label=f"order {order:.2f}")
+        axis.legend(frameon=False)
+    middle = np.sqrt(min(errors) * max(errors))
+    axis.set_ylim(min(min(errors) / 2, middle / 4), max(max(errors) * 2, middle * 4))
+    axis.xaxis.set_minor_locator(plt.NullLocator())
     axis.set_xticks(steps, [str(n) for n in steps])
-    axis.set(xlabel="steps, or calls", ylabel="error (see the line “order”)")
+    axis.set(xlabel=named.get("axis", "steps"), ylabel="error (mixture or Gaussians)")
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight")
     plt.close(figure)
