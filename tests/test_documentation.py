@@ -174,6 +174,7 @@ def test_pages_with_python_are_found():
         "docs/flow_maps.md",
         "docs/guide.md",
         "docs/pretrained.md",
+        "docs/solvers.md",
     }
 
 

@@ -258,7 +258,7 @@ def test_a_renamed_method_is_recognised_and_a_changed_one_is_not():
         return heun(denoiser, x, sigmas) * 1.001
 
     best = identity.nearest(of(changed), known_by_hand())[0]
-    assert best.name == "heun" and "in the result" in best.where
+    assert best.name == "heun" and "at the result" in best.where
 
 
 def verdicts(certificate):
