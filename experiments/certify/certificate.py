@@ -223,7 +223,7 @@ def _order(sampler, errors):
     required = 0.8 if sampler.order is None else sampler.order - 0.2
     if sampler.order is not None:
         text += f", declared {sampler.order}"
-    # A formula that loses digits on the short steps of the one grid may do on the other.
+    # A formula that loses digits on short steps may do on the other grid.
     verdict = "pass" if max(steady, whole) >= required else "fail"
     return Finding("order", verdict, text, values)
 

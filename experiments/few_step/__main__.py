@@ -27,7 +27,7 @@ draws its pairs of times where its equation needs them for one step.
 
 Files in OUT: metrics.json with all numbers, and few_step.png.
 
-Hardware and time: 27 minutes on 2 CPU cores shared with other work, some 30 s per
+Hardware and time: 16 to 27 minutes on 2 CPU cores shared with other work, 15 to 30 s per
 student. `--quick` takes less than a minute.
 
 Expect of the defaults on `soft` after one step 0.033 by the Lagrangian objective, 0.038
