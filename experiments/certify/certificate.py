@@ -287,9 +287,14 @@ def _direct_distribution(sampler):
 
 def _evaluations(sampler):
     counts = {n: len(measure(sampler, measures.karras(n)).sigmas) for n in (4, 8)}
-    to_zero = len(measure(sampler, np.append(measures.karras(3), 0.0)).sigmas)
+    try:
+        to_zero = len(measure(sampler, np.append(measures.karras(3), 0.0)).sigmas)
+    except NotFinite:
+        to_zero = None
     values = {"calls": counts, "calls_to_zero": to_zero}
-    text = f"{counts[4]} calls in 4 steps, {to_zero} where the last of 4 ends at 0"
+    text = f"{counts[4]} calls in 4 steps"
+    if to_zero is not None:
+        text += f", {to_zero} where the last of 4 ends at 0"
     if sampler.evaluations is None:
         return Finding("evaluations", "note", text, values)
     promised = {n: sampler.evaluations(n, False) for n in counts}

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.certify.coefficients import (
     NotAffine,
+    NotFinite,
     Table,
     measure,
 )
@@ -64,7 +65,7 @@ def tables(sampler: Sampler) -> tuple[Table | None, ...]:
     def of(grid):
         try:
             return measure(sampler, grid)
-        except NotAffine:
+        except (NotAffine, NotFinite):
             return None
 
     return tuple(of(grid) for grid in grids())
@@ -234,10 +235,11 @@ def _calls_per_step(table):
 
 def _unused(table):
     used = np.abs(table.states[:, 1:]).max(0) > 0
-    stages = sorted({k % _calls_per_step(table) + 1 for k in np.flatnonzero(~used)})
+    per_step = _calls_per_step(table)
+    stages = [k + 1 for k in range(per_step) if not used[k::per_step].any()]
     listed = ", ".join(map(str, stages))
     text = f"the denoised output of call {listed} of a step is not used"
-    return [] if used.all() else [Fault(text, True)]
+    return [Fault(text, True)] if stages else []
 
 
 def _level_of_another_step(table, calls):
