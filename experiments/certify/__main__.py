@@ -139,7 +139,8 @@ def known() -> list[identity.Known]:
     """The solvers of diffjax, whose tables are measured when they are needed."""
     solvers = []
     steps = len(identity.grids()[0]) - 1
-    for name in adapters.names_of("diffjax"):
+    variants = tuple(f"diffjax:{name}" for name in adapters.VARIANTS)
+    for name in adapters.names_of("diffjax") + variants:
         sampler = adapters.resolve(name)
         promise = sampler.evaluations
         calls = promise(steps, False) if promise is not None else None

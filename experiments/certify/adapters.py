@@ -27,7 +27,7 @@ from experiments.certify.recording import Sampler, current_denoiser, draw
 from experiments.shared.peers import k_diffusion_sampling
 from experiments.shared.solvers import SOLVERS, make
 
-__all__ = ["LIBRARIES", "names_of", "resolve"]
+__all__ = ["LIBRARIES", "VARIANTS", "names_of", "resolve"]
 
 LIBRARIES = ("diffjax", "k_diffusion", "diffusers")
 
@@ -145,6 +145,16 @@ WITHOUT_TABLE = {
     "restart",
 }
 """Solvers that choose their steps, repeat parts of them or read norms of the state."""
+
+
+VARIANTS = (
+    "ipndm(2, guarded=False)",
+    "sa_solver(2, 0, 0.0, guarded=False)",
+    "sa_solver(2, 0, 1.0, guarded=False)",
+    "dpmpp_3m(corrected=False, guarded=False)",
+    "dpmpp_3m_sde(corrected=False, guarded=False)",
+)
+"""Solvers as published elsewhere, with which samplers are also compared."""
 
 
 def _of_diffjax(name, factory, args, kwargs):

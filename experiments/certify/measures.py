@@ -44,7 +44,7 @@ MEAN, VARIANCE = 0.5, 0.25
 ORDER_LEVELS = (5.0, 0.3)
 """Noise levels between which orders are measured."""
 
-ORDER_STEPS = (40, 56, 88)
+ORDER_STEPS = (40, 72, 136)
 """Steps of the grids on which orders are measured."""
 
 START_STEPS, GROWTH = 24, 1.25
