@@ -18,10 +18,8 @@ from ..types import (
     ArrayLike,
     Denoiser,
     Key,
-    as_pytree_callable,
     combine,
     compiled,
-    partition,
     pytree,
     static_field,
 )
@@ -29,15 +27,12 @@ from .references import (
     FAMILIES,
     FitSettings,
     Prepared,
-    check_end_log_snrs,
-    check_ends,
-    check_grids,
+    Starts,
+    begin,
     mean_norm,
     parts_of,
-    prepare,
     run,
-    starts_of,
-    times_of,
+    times_of_shares,
     unit_of,
 )
 
@@ -164,13 +159,14 @@ def optimised_grid(
       (3,)
     """
     solver = heun() if solver is None else solver
-    check_end_log_snrs(schedule)
-    drawn, counts = starts_of(key, shape, x_init, examples)
-    arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = FitSettings(solver, static, steps, counts, iterations)
-    prepared = prepare(settings, arrays, drawn)
-    check_grids(solver, denoiser, schedule, np.asarray(prepared.candidates)[:-1])
-    check_ends(prepared.ends)
+    settings, arrays, prepared = begin(
+        schedule,
+        denoiser,
+        Starts(key, shape, x_init, examples),
+        solver=solver,
+        steps=steps,
+        iterations=iterations,
+    )
     grid, errors = descend(settings, arrays, learning_rate, prepared)
     *baselines, equidistributed, descended = np.asarray(errors, float).tolist()
     if not info:
@@ -268,12 +264,10 @@ def descend(
 def _best_iterate(error, pairs, start, learning_rate, iterations):
     """Adam on the logits w of the shares of the log-SNR interval, from a grid."""
     (fit, choice), schedule = pairs, error.schedule
-    first, last = schedules.log_snr_range(schedule)
     optimiser = optax.adam(optax.cosine_decay_schedule(1.0, iterations))
 
     def grid_of(logits):
-        log_snrs = first + (last - first) * jnp.cumsum(jax.nn.softmax(logits))
-        return times_of(schedule, jnp.concatenate([first[None], log_snrs]))
+        return times_of_shares(schedule, logits)
 
     def objective(logits):
         return jnp.log(error.mean_norm(grid_of(logits), fit))

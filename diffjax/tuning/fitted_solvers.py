@@ -22,23 +22,17 @@ from ..types import (
     ArrayLike,
     Denoiser,
     Key,
-    as_pytree_callable,
     combine,
     compiled,
-    partition,
     pytree,
 )
 from .fitted_grids import descend
 from .references import (
-    FitSettings,
-    check_end_log_snrs,
-    check_ends,
-    check_grids,
+    Starts,
+    begin,
     parts_of,
-    prepare,
     run,
-    starts_of,
-    times_of,
+    times_of_shares,
     unit_of,
 )
 
@@ -156,13 +150,16 @@ def optimised_solver(
       (2,)
     """
     solver = unipc(3) if solver is None else solver
-    check_end_log_snrs(schedule)
-    drawn, counts = starts_of(key, shape, x_init, examples)
-    arrays, static = partition((as_pytree_callable(denoiser), schedule))
-    settings = FitSettings(solver, static, steps, counts, GRID_ITERATIONS, iterations)
-    prepared = prepare(settings, arrays, drawn)
-    check_grids(solver, denoiser, schedule, np.asarray(prepared.candidates)[:1])
-    check_ends(prepared.ends)
+    settings, arrays, prepared = begin(
+        schedule,
+        denoiser,
+        Starts(key, shape, x_init, examples),
+        solver=solver,
+        steps=steps,
+        iterations=GRID_ITERATIONS,
+        weight_iterations=iterations,
+        tried=slice(1),
+    )
     best, fitted, held_out = _fit(settings, arrays, prepared)
     weights = weight_rows(best.weights)
     named = lambda errors: dict(
@@ -263,15 +260,12 @@ def _damped_step(difference, square, numbers, damping):
 def _descended(of_ends, fit, choice, start, iterations):
     """The table of least error on `choice` among Levenberg–Marquardt's iterates."""
     schedule, count = of_ends.schedule, len(start.weights)
-    first, last = schedules.log_snr_range(schedule)
     triangle = np.tril_indices(count, -1)
 
     def table_of(numbers):
         log_shares, weights = jnp.split(numbers, [count])
-        shares = jnp.cumsum(jax.nn.softmax(log_shares))
-        log_snrs = jnp.concatenate([first[None], first + (last - first) * shares])
         table = jnp.zeros((count, count), numbers.dtype).at[triangle].set(weights)
-        return _Table(table, times_of(schedule, log_snrs))
+        return _Table(table, times_of_shares(schedule, log_shares))
 
     difference = lambda numbers: of_ends.differences(table_of(numbers), fit)
     square = lambda numbers, pairs: of_ends.mean_square(table_of(numbers), pairs)

@@ -14,7 +14,16 @@ from ..schedules import Schedule
 from ..solvers import driver, noise_source, requirements
 from ..solvers.base import Solver
 from ..solvers.ode import rk4
-from ..types import Array, ArrayLike, Denoiser, as_one_program, combine, compiled
+from ..types import (
+    Array,
+    ArrayLike,
+    Denoiser,
+    as_one_program,
+    as_pytree_callable,
+    combine,
+    compiled,
+    partition,
+)
 
 __all__ = [
     "FAMILIES",
@@ -22,15 +31,12 @@ __all__ = [
     "HELD_OUT",
     "NODES",
     "Prepared",
-    "check_end_log_snrs",
-    "check_ends",
-    "check_grids",
+    "Starts",
+    "begin",
     "mean_norm",
     "parts_of",
-    "prepare",
     "run",
-    "starts_of",
-    "times_of",
+    "times_of_shares",
     "unit_of",
 ]
 
@@ -89,12 +95,66 @@ class Prepared(NamedTuple):
     ends: Array
 
 
-def check_end_log_snrs(schedule: Schedule) -> None:
-    """Raise ValueError for a concrete schedule without finite log-SNRs at its ends.
+class Starts(NamedTuple):
+    """How the starts of a fit are given.
+
+    Attributes:
+      key: For drawing them, unless x_init is given.
+      shape: Of one example, or None.
+      x_init: Starts (n, *shape) to use instead, or None.
+      examples: Starts to draw for fitting and choosing.
+    """
+
+    key: Any
+    shape: Any
+    x_init: ArrayLike | None
+    examples: Any
+
+
+def begin(
+    schedule: Schedule,
+    denoiser: Denoiser,
+    starts: Starts,
+    *,
+    solver: Solver,
+    steps: int,
+    iterations: int,
+    weight_iterations: int = 0,
+    tried: slice = slice(None, -1),
+) -> tuple[FitSettings, Any, Prepared]:
+    """Check the problem of a fit, and solve it exactly from its starts.
 
     Args:
       schedule: The noise schedule.
+      denoiser: (x, t) -> E[x_0 | x_t = x].
+      starts: The starts.
+      solver: The solver that is fitted.
+      steps: N.
+      iterations: As in `FitSettings`.
+      weight_iterations: As in `FitSettings`.
+      tried: The candidates that the solver must be able to take.
+
+    Returns:
+      Settings, arrays of denoiser and schedule, and the candidates with their starts.
+
+    Raises:
+      TypeError: For starts of a wrong type.
+      ValueError: For starts neither given nor drawn, a schedule without a finite
+        log-SNR at its ends, a grid that the solver cannot take, or a denoiser that is
+        not finite on the reference run.
     """
+    _check_end_log_snrs(schedule)
+    drawn, counts = _starts_of(*starts)
+    arrays, static = partition((as_pytree_callable(denoiser), schedule))
+    settings = FitSettings(solver, static, steps, counts, iterations, weight_iterations)
+    prepared = _prepare(settings, arrays, drawn)
+    _check_grids(solver, denoiser, schedule, np.asarray(prepared.candidates)[tried])
+    _check_ends(prepared.ends)
+    return settings, arrays, prepared
+
+
+def _check_end_log_snrs(schedule):
+    """Raise ValueError for a concrete schedule without finite log-SNRs at its ends."""
     if not checks.is_traced(schedule):
         if not np.all(np.isfinite(as_one_program(_end_log_snrs, schedule))):
             schedules.log_snr_range(schedule)  # raises
@@ -105,18 +165,8 @@ def _end_log_snrs(schedule):
     return jnp.stack([schedules.log_snr(schedule, t) for t in ends])
 
 
-def starts_of(key: Any, shape: Any, x_init: ArrayLike | None, examples: Any) -> tuple:
-    """The starts of a fit, given or yet to be drawn.
-
-    Args:
-      key: A typed key, unless x_init is given.
-      shape: Of one example, or None.
-      x_init: Starts (n, *shape) or None.
-      examples: Starts to draw for fitting and choosing.
-
-    Returns:
-      ((None, starts) or (key, no starts of the shape), counts of `FitSettings`).
-    """
+def _starts_of(key, shape, x_init, examples):
+    """((None, starts) or (key, no starts of the shape), counts of `FitSettings`)."""
     if x_init is not None:
         starts = checks.batch("x_init", requirements.check_example("x_init", x_init), 2)
         count, half = starts.shape[0], starts.shape[0] // 2
@@ -148,23 +198,14 @@ def parts_of(
     return part(0, fitted), choice, part(fitted + chosen, None)
 
 
-def check_grids(
-    solver: Solver, denoiser: Denoiser, schedule: Schedule, candidates: Array
-) -> None:
-    """Raise ValueError for a grid that the solver cannot take.
-
-    Args:
-      solver: The solver.
-      denoiser: The denoiser.
-      schedule: The noise schedule.
-      candidates: Grids (n, N + 1).
-    """
+def _check_grids(solver, denoiser, schedule, candidates):
+    """Raise ValueError for a grid (n, N + 1) that the solver cannot take."""
     problem = driver.diffusion(schedule, denoiser)
     for grid in np.asarray(candidates):
         requirements.check_grid("grid", solver, problem, grid)
 
 
-def check_ends(ends: Array) -> None:
+def _check_ends(ends):
     """Raise ValueError unless the reference run ended at finite states."""
     message = (
         "denoiser must be finite along the probability flow, got NaN or infinity at "
@@ -229,17 +270,8 @@ def unit_of(ends: Array) -> Array:
 
 
 @compiled
-def prepare(settings: FitSettings, arrays: Any, drawn: Any) -> Prepared:
-    """Fixed grids, and the starts with their exact ends.
-
-    Args:
-      settings: The settings.
-      arrays: Arrays of denoiser and schedule.
-      drawn: From `starts_of`.
-
-    Returns:
-      Grids, starts and ends.
-    """
+def _prepare(settings, arrays, drawn):
+    """Fixed grids, and the starts of `_starts_of` with their exact ends."""
     denoiser, schedule = combine(arrays, settings.static)
     key, starts = drawn
     if key is not None:
@@ -292,18 +324,28 @@ def _equidistribute(schedule, steps, solver, nodes, local_errors):
     share = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])  # (NODES + 1,)
     parts = jnp.linspace(0, share[-1], steps + 1)
     log_snrs = jnp.interp(parts, share, schedules.log_snr(schedule, nodes))
-    return times_of(schedule, log_snrs)
+    return _times_of(schedule, log_snrs)
 
 
-def times_of(schedule: Schedule, log_snrs: Array) -> Array:
-    """Times of log-SNRs whose first and last are exactly those of the schedule.
+def times_of_shares(schedule: Schedule, logits: Array) -> Array:
+    """Times whose steps take given shares of the log-SNR interval.
+
+        λ_i = λ(t_max) + (λ(t_min) − λ(t_max)) Σ_{j≤i} softmax(w)_j
 
     Args:
       schedule: The noise schedule.
-      log_snrs: (N + 1,), increasing.
+      logits: w, (N,).
 
     Returns:
       The times (N + 1,).
     """
+    first, last = schedules.log_snr_range(schedule)
+    shares = jnp.cumsum(jax.nn.softmax(logits))
+    log_snrs = jnp.concatenate([first[None], first + (last - first) * shares])
+    return _times_of(schedule, log_snrs)
+
+
+def _times_of(schedule, log_snrs):
+    """Times of log-SNRs whose first and last are exactly those of the schedule."""
     ts = schedules.time_of_log_snr(schedule, log_snrs)
     return with_ends(ts, schedule.t_max, schedule.t_min)

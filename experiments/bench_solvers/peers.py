@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.shared.peers import k_diffusion_sampling
+from experiments.shared.schedulers import run_scheduler
 
 LIBRARIES = ("k_diffusion", "diffusers")
 SIGMA_MIN, SIGMA_MAX = 0.002, 80.0
@@ -260,95 +261,41 @@ def of_diffusers() -> Iterator[tuple[str, str, str, str, Runner]]:
             else torch.cat([sigmas, torch.zeros(1, dtype=torch.float64)])
         )
 
-    def edm(build):
-        def run(model, x, steps, kind, end):
-            scheduler = build(kind, "zero" if end == "zero" else "sigma_min")
-            scheduler.set_timesteps(steps)
-            scheduler.sigmas = grid_of(kind, steps, end)
-            data = scheduler.config.sigma_data
-            for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
-                scheduler.scale_model_input(x, t)
-                skip, out = (
-                    data**2 / (sigma**2 + data**2),
-                    sigma * data / (sigma**2 + data**2) ** 0.5,
-                )
-                x = scheduler.step((model(x, sigma) - skip * x) / out, t, x).prev_sample
-            return x
-
-        return run
-
-    def chain(build):
-        def run(model, x, steps, kind, end):
-            scheduler = build("zero" if end == "zero" else "sigma_min")
-            scheduler.set_timesteps(steps)
-            scheduler.sigmas = sigmas = grid_of(kind, steps, end)
-            alphas = 1 / (1 + sigmas**2) ** 0.5
-            x = alphas[0] * x
-            for t, sigma, alpha in zip(
-                scheduler.timesteps, sigmas, alphas, strict=False
-            ):
-                x = scheduler.step(model(x / alpha, sigma), t, x).prev_sample
-            return x / alphas[-1]
-
-        return run
-
-    def build_euler(kind, final):
-        return diffusers.EDMEulerScheduler(sigma_schedule=kind, final_sigmas_type=final)
-
-    classes: dict[str, tuple[Any, tuple[str, ...]]] = {
-        "EDMEuler": (edm(build_euler), ("min", "zero"))
-    }
-    for order in (2, 3):
-        for solver_type in ("midpoint", "heun")[: 2 if order == 2 else 1]:
-            options = {"solver_order": order, "solver_type": solver_type}
-            label = f"{order}, {solver_type}" if order == 2 else f"{order}"
-
-            def build_edm(kind, final, options=options):
-                return diffusers.EDMDPMSolverMultistepScheduler(
-                    sigma_schedule=kind, final_sigmas_type=final, **options
-                )
-
-            def build_dpm(final, options=options):
-                return diffusers.DPMSolverMultistepScheduler(
-                    prediction_type="sample", final_sigmas_type=final, **options
-                )
-
-            classes[f"EDMDPMSolverMultistep({label})"] = (
-                edm(build_edm),
-                ("min", "zero"),
-            )
-            classes[f"DPMSolverMultistep({label})"] = (
-                chain(build_dpm),
-                ("min", "zero"),
-            )
-        for solver_type in ("bh1", "bh2"):
-
-            def build_unipc(final, order=order, solver_type=solver_type):
-                return diffusers.UniPCMultistepScheduler(
-                    prediction_type="sample",
-                    final_sigmas_type=final,
-                    solver_order=order,
-                    solver_type=solver_type,
-                )
-
-            classes[f"UniPCMultistep({order}, {solver_type})"] = (
-                chain(build_unipc),
-                ("min", "zero"),
-            )
-
-        def build_deis(final, order=order):
-            return diffusers.DEISMultistepScheduler(
-                prediction_type="sample", solver_order=order
-            )
-
-        classes[f"DEISMultistep({order})"] = (chain(build_deis), ("min",))
-    for sampler, (runner, ends) in classes.items():
+    for sampler, config, ends in SCHEDULERS:
+        scheduler = getattr(diffusers, f"{sampler}Scheduler")
         for kind in ("karras", "exponential"):
             for end in ends:
 
-                def run(model, x, steps, runner=runner, kind=kind, end=end):
+                def run(
+                    model, x, steps, make=scheduler, config=config, kind=kind, end=end
+                ):
                     if steps < 3:
                         raise OverBudget
-                    return runner(model, x, steps, kind, end)
+                    sigmas = grid_of(kind, steps, end)
+                    return run_scheduler(make, config, model, x=x, sigmas=sigmas)
 
-                yield "diffusers", sampler, kind, end, run
+                label = ", ".join(map(str, config.values()))
+                name = f"{sampler}({label})" if label else sampler
+                yield "diffusers", name, kind, end, run
+
+
+BOTH_ENDS = ("min", "zero")
+SCHEDULERS: tuple[tuple[str, dict[str, Any], tuple[str, ...]], ...] = (
+    ("EDMEuler", {}, BOTH_ENDS),
+    *(
+        (f"{family}DPMSolverMultistep", config, BOTH_ENDS)
+        for family in ("EDM", "")
+        for config in (
+            {"solver_order": 2, "solver_type": "midpoint"},
+            {"solver_order": 2, "solver_type": "heun"},
+            {"solver_order": 3},
+        )
+    ),
+    *(
+        ("UniPCMultistep", {"solver_order": order, "solver_type": kind}, BOTH_ENDS)
+        for order in (2, 3)
+        for kind in ("bh1", "bh2")
+    ),
+    *(("DEISMultistep", {"solver_order": order}, ("min",)) for order in (2, 3)),
+)
+"""Schedulers of diffusers: name, settings, and the ends that they can reach."""
