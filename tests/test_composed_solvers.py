@@ -518,8 +518,13 @@ def test_hyperparameters_out_of_range_are_named():
         (ValueError, r"eta must lie in \[0, 1\], got 1.5", lambda: solvers.ddim(1.5)),
         (
             TypeError,
-            "eta must be a number or an EtaFunction, got the class _Exponential",
+            "eta must be a number or an EtaFunction, .*, got <class .*_Exponential",
             lambda: solvers.ddim(type(solvers.eta_er_sde())),
+        ),
+        (
+            TypeError,
+            "eta must be a number or an EtaFunction, .*, got <built-in .*abs",
+            lambda: solvers.er_sde(2, abs),
         ),
         (ValueError, "order must be between 2 and 3, got 4", lambda: solvers.seeds(4)),
         (ValueError, r"eta must lie in \[0, 1\]", lambda: solvers.er_sde(2, 1.5)),

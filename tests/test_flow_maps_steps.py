@@ -180,7 +180,8 @@ def test_the_exact_map_of_modes_leads_to_one_end_in_any_number_of_steps(steps, x
     assert np.sqrt(np.mean((shares[1] - shares[0]) ** 2)) < 1e-10
 
 
-@pytest.mark.parametrize("steps", every([1, 2, 4], (2,)))
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 2, 4])
 def test_the_exact_map_of_modes_with_new_noise_samples_the_mixture(steps, x64):
     """The share of samples below nine points is exact within 4 standard errors."""
     schedule, count = SCHEDULES["flow"], 2000

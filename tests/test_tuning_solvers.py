@@ -107,6 +107,7 @@ def run(solver, grid, x, **settings):
     return dj.sample_many(jax.random.key(0), len(x), DENOISER, VP, **settings)
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_samples_and_the_best_is_returned():
     """The first quarter of x_init is fitted and the second half judges.
 

@@ -173,7 +173,8 @@ def _plain(name, value, default):
         raise TypeError(f"{message}got {value!r}") from None
     if isinstance(default, bool):
         return checks.boolean(name, value)
-    if isinstance(value, EtaFunction):
+    if isinstance(value, EtaFunction) or callable(value):
+        # A function that is no η is named by the check of its argument.
         return value
     if isinstance(default, float | EtaFunction):
         return float(checks.number(name, value))

@@ -182,14 +182,19 @@ def check_eta(name: str, value: Any) -> Eta:
       The value.
 
     Raises:
-      TypeError: For another type, also for a class of such functions.
+      TypeError: For another type, also for a class of such functions, or a plain
+        function.
       ValueError: For a number outside [0, 1].
     """
     # a class has the methods of the Protocol too
-    if isinstance(value, type):
-        message = f"{name} must be a number or an EtaFunction, got the class "
-        raise TypeError(message + value.__name__)
-    return value if isinstance(value, EtaFunction) else checks.within(name, value, 0, 1)
+    if isinstance(value, EtaFunction) and not isinstance(value, type):
+        return value
+    if callable(value):
+        raise TypeError(
+            f"{name} must be a number or an EtaFunction, such as "
+            f"eta_between(low, high), got {value!r}"
+        )
+    return checks.within(name, value, 0, 1)
 
 
 def label(eta: Eta) -> str:

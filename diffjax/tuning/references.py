@@ -96,7 +96,7 @@ class Prepared(NamedTuple):
 
 
 class Starts(NamedTuple):
-    """How the starts of a fit are given.
+    """The starts of a fit, given or to be drawn.
 
     Attributes:
       key: For drawing them, unless x_init is given.
