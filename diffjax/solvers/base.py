@@ -14,7 +14,7 @@ from .. import checks, schedules
 from ..grids.steps import Steps, steps_of
 from ..sde import Semilinear
 from ..types import Array, ArrayLike, PyTree, pytree, static_field
-from .eta import EtaFunction
+from .eta import Eta, EtaFunction
 
 __all__ = ["Info", "Problem", "Solver", "Traits"]
 
@@ -156,8 +156,7 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         values = {
-            k: _plain(k, v, signature.parameters[k].default)
-            for k, v in bound.arguments.items()
+            k: _plain(signature.parameters[k], v) for k, v in bound.arguments.items()
         }
         # by keyword, so that the cache sees one spelling
         return build(**values)
@@ -165,7 +164,8 @@ def factory(function: Callable[..., Solver]) -> Callable[..., Solver]:
     return make
 
 
-def _plain(name, value, default):
+def _plain(parameter, value):
+    name, default = parameter.name, parameter.default
     try:
         hash(value)
     except TypeError:
@@ -173,10 +173,12 @@ def _plain(name, value, default):
         raise TypeError(f"{message}got {value!r}") from None
     if isinstance(default, bool):
         return checks.boolean(name, value)
-    if isinstance(value, EtaFunction) or callable(value):
-        # A function that is no η is named by the check of its argument.
+    if parameter.annotation is Eta and (
+        isinstance(value, EtaFunction) or callable(value)
+    ):
+        # Its check says whether it is an η.
         return value
-    if isinstance(default, float | EtaFunction):
+    if isinstance(default, float) or parameter.annotation is Eta:
         return float(checks.number(name, value))
     return checks.integer(name, value, minimum=0) if isinstance(default, int) else value
 
