@@ -12,6 +12,8 @@ extras = $(1)$(if $(EXTRA),$(comma)$(EXTRA))
 stamp = $(VENV)/.installed-$(call extras,$(1))
 run_ready := $(call stamp,experiments)
 test_ready := $(call stamp,test)
+test_all_ready := $(call stamp,test$(comma)docs)
+docs_ready := $(call stamp,docs)
 
 # A marker for the time of an installation: if it is still there, the last one was cut short, and .venv starts anew.
 UNFINISHED := $(VENV)/.unfinished
@@ -19,10 +21,10 @@ again := $(if $(wildcard $(UNFINISHED)),FORCE,$(if $(wildcard $(PY)),,FORCE))
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-all lint style bench golden clean FORCE
+.PHONY: help run test test-all lint style docs docs-serve bench golden clean FORCE
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo "Variables: EXTRA=cuda|tpu (an accelerator's JAX), ARGS='--steps 100 …' (to the program), JOBS=2, PYTHON=python3.13"
 
 run: $(run_ready) ## The main job: train on digits, sample, score; figures and metrics.json in runs/score_sde
@@ -36,7 +38,7 @@ QUICK_XLA = $(shell $(PY) -m tests.quick)
 test: $(test_ready) ## The tests, in parallel, without the long proofs
 	XLA_FLAGS="$(XLA_FLAGS) $(QUICK_XLA)" XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
-test-all: $(test_ready) ## The tests and the long proofs
+test-all: $(test_all_ready) ## The tests and the long proofs
 	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(test_ready) ## Style, format and types
@@ -47,6 +49,16 @@ lint: $(test_ready) ## Style, format and types
 style: $(test_ready) ## How the library reads, in numbers, and words that it must not contain
 	$(PY) -m tests.style_report
 	$(PY) -m tests.prose
+
+# The notice is about a version of mkdocs that the site does not use.
+MKDOCS = NO_MKDOCS_2_WARNING=1 XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m mkdocs
+
+docs: $(docs_ready) ## Build the site in docs/site: runs every page, strict
+	$(MKDOCS) build --config-file docs/mkdocs.yml $(ARGS)
+	@echo "open docs/site/index.html"
+
+docs-serve: $(docs_ready) ## Build the site and serve it at http://127.0.0.1:8000, again after each change
+	$(MKDOCS) serve --config-file docs/mkdocs.yml $(ARGS)
 
 bench: $(run_ready) ## Speed against hand-written loops, and solvers against exact solutions in short
 	$(PY) -m experiments.bench_speed $(ARGS)
@@ -60,8 +72,8 @@ golden: $(call stamp,peers) ## Make the outputs of other libraries that tests co
 	$(PY) -m tests.golden.make_diffusers_schedulers
 
 clean: ## Remove .venv and all caches (runs/ stays)
-	rm -rf $(VENV) .xla_cache .pytest_cache .ruff_cache build dist
-	find diffjax experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) docs/site .xla_cache .pytest_cache .ruff_cache build dist
+	find diffjax experiments tests docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # PYTHON, or the first on the path that is recent enough and can make environments.
 $(VENV)/.installed-%: pyproject.toml $(again)

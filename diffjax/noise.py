@@ -35,7 +35,9 @@ The path then shares no counter with other draws from the key.
     shape=checks.lengths,
     dtype=checks.optional(checks.floating),
 )
-def normal(key: Key, counter: Array | int, shape: tuple[int, ...], dtype=None) -> Array:
+def normal(
+    key: Key, counter: Array | int, shape: tuple[int, ...], dtype: Any = None
+) -> Array:
     """Standard normal noise, independent for each pair (key, counter).
 
     For threefry keys the pair (counter, index of the entry) is hashed with the

@@ -3,7 +3,7 @@
     python -m tests.prose [PATH ...]
 
 Prints one line per finding. Each path is a file or a folder of Python sources, by
-default `diffjax`, `experiments` and `tests`.
+default `diffjax`, `experiments`, `tests` and `docs`.
 """
 
 import ast
@@ -243,7 +243,7 @@ def main() -> None:
     print(f"{count} findings")
 
 
-SOURCES = ("diffjax", "experiments", "tests")
+SOURCES = ("diffjax", "experiments", "tests", "docs")
 """Folders that are read."""
 
 

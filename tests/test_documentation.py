@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
+from docs.builder import blocks
 from tests import prose
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -127,62 +128,40 @@ def _private(): ...
     assert list(undocumented({"m.py": source})) == expected
 
 
-def python_blocks(text):
-    """(line of the first statement, source) of each run of ```python blocks in
-    a Markdown text.
-
-    A block opened by ```python has a namespace of its own. One opened by
-    ```python continued uses that of the block before it, and is of the same
-    run.
-    """
-    runs = []
-    for match in re.finditer(
-        r"^```python([^\n]*)\n(.*?)^```\s*$", text, re.MULTILINE | re.DOTALL
-    ):
-        line = text[: match.start(2)].count("\n") + 1
-        if match[1].strip() == "continued" and runs:
-            first, source = runs[-1]
-            runs[-1] = (
-                first,
-                source + "\n" * (line - first - source.count("\n")) + match[2],
-            )
-        else:
-            runs.append((line, match[2]))
-    return runs
-
-
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    if path.exists()
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").rglob("*.md"))]
 }
-"""The README and the pages beside it."""
+"""The README and the pages of the site."""
 
-BLOCKS = [
-    pytest.param(page, line, source, id=f"{page}:{line}")
+CHECKED = tuple(
+    f"docs/pages/{folder}/" for folder in ("start", "tutorials", "howto", "concepts")
+)
+"""Folders whose pages state no decimal number that their code does not print."""
+
+RUN = [
+    pytest.param(
+        page, id=page, marks=[pytest.mark.slow] if "\nslow: true\n" in text else []
+    )
     for page, text in PAGES.items()
-    for line, source in python_blocks(text)
+    if blocks.blocks(text)
 ]
+"""Pages with Python."""
 
 
 def test_pages_with_python_are_found():
-    with_python = {block.values[0] for block in BLOCKS}
-    assert with_python == {
-        "README.md",
-        "docs/devices.md",
-        "docs/extending.md",
-        "docs/flow_maps.md",
-        "docs/guide.md",
-        "docs/pretrained.md",
-        "docs/solvers.md",
-    }
+    assert {"README.md", "docs/pages/solvers.md"} <= {page.values[0] for page in RUN}
 
 
-@pytest.mark.parametrize("page, line, source", BLOCKS)
-def test_python_of_the_pages_runs(page, line, source, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    program = compile("\n" * (line - 1) + source, ROOT / page, "exec")
-    exec(program, {"__name__": "page"})
+@pytest.mark.parametrize("page", RUN)
+def test_a_page_prints_what_it_shows(page, tmp_path):
+    """Its code runs, prints the shown output, and supports the numbers of its prose."""
+    outcome = blocks.run(PAGES[page], page, tmp_path)
+    assert not outcome.faults, "\n".join(outcome.faults)
+    if page.startswith(CHECKED):
+        assert not blocks.unsupported(PAGES[page], outcome.printed)
+    images = re.findall(r"!\[[^\]]*\]\(([^)/]+)\)", PAGES[page])
+    assert {image for image in images if not (tmp_path / image).exists()} == set()
 
 
 def test_the_readme_is_short():
@@ -197,20 +176,26 @@ def test_the_readme_is_short():
     assert max(map(len, cells)) <= 120
 
 
+def slug(heading):
+    """Anchor of a heading, as the site and hosts of Git make it."""
+    plain = re.sub(r"[^\w\- ]", "", heading.lower())
+    return re.sub(r"[ -]+", "-", plain).strip("-")
+
+
 def test_links_of_the_pages_lead_somewhere():
     for page, text in PAGES.items():
-        for target in re.findall(r"\]\(([^)]+)\)", text):
+        plain = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+        for image, target in re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)", plain):
             name, _, anchor = target.partition("#")
+            made_by_the_site = (image and "/" not in name) or "api/" in name
+            if re.match(r"\w+:", name) or made_by_the_site:
+                continue
             path = (ROOT / page).parent / name if name else ROOT / page
             assert path.exists(), f"{page}: {target}"
             if anchor:
                 text_there = path.read_text(encoding="utf-8")
                 headings = re.findall(r"^#+ (.*)$", text_there, re.MULTILINE)
-                slugs = {
-                    re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-                    for heading in headings
-                }
-                assert anchor in slugs, f"{page}: {target}"
+                assert anchor in map(slug, headings), f"{page}: {target}"
 
 
 MODULES = [
@@ -323,12 +308,57 @@ def test_main_options_have_an_example(function, shown):
     assert any(shown in line.source for line in lines)
 
 
-def test_python_blocks_are_found_with_their_lines():
+def test_blocks_are_found_with_their_lines_and_outputs():
     text = (
-        "a\n```python\nx = 1\n```\n```sh\nls\n```\n```python continued\nx + "
-        "1\n```\n```python\ny\n```\n"
+        "a\n```python\nx = 1\n```\n```sh\nls\n```\n```python continued figure\nx\n"
+        "```\n\n```text\n1\n```\n```python\ny\n```\n"
     )
-    assert python_blocks(text) == [(3, "x = 1\n" + "\n" * 5 + "x + 1\n"), (12, "y\n")]
+    found_blocks = [
+        (b.line, b.source, b.output, b.continued, b.folded) for b in blocks.blocks(text)
+    ]
+    assert found_blocks == [
+        (3, "x = 1\n", None, False, False),
+        (9, "x\n", "1\n", True, True),
+        (16, "y\n", None, False, False),
+    ]
+
+
+PAGE = "```python\n{}\n```\n\n```text\n{}\n```\n"
+
+
+@pytest.mark.parametrize(
+    "code, shown, fault",
+    [
+        ("print(1, 'nat')", "1 nat", ""),
+        ("print('%.2f' % 1.234)", "1.23", ""),
+        ("print('%.2f' % 1.234)", "1.24", ""),
+        ("print('%.2f' % 1.234)", "1.25", "1.23 is not the page's 1.25"),
+        ("print(7)", "8", "7 is not the page's 8"),
+        ("print('a')", "b", "it prints"),
+        ("print('a')", "", "it prints"),
+        ("x = 1", "a", "it prints"),
+        ("1 / 0", "", "page:2: ZeroDivisionError"),
+        ("def f(): 1 / 0\nf()", "", "page:2: ZeroDivisionError"),
+    ],
+)
+def test_a_page_that_shows_something_else_or_raises_is_found(
+    code, shown, fault, tmp_path
+):
+    faults = blocks.run(PAGE.format(code, shown), "page", tmp_path).faults
+    assert [f for f in faults if fault and fault in f] == faults
+    assert bool(faults) == bool(fault)
+
+
+def test_numbers_without_a_source_are_found():
+    text = "An error of 0.12, 3.4 % and 5.6.\n\n" + PAGE.format("print(0.1234)", "0.12")
+    assert blocks.unsupported(text, ["0.1234 0.034\n"]) == ["5.6."]
+
+
+def test_outputs_are_written_into_a_page():
+    text = PAGE.format("print(1)", "2") + "```python\nprint(3)\n```\n"
+    written = blocks.with_outputs(text, ["1\n", "3\n"])
+    assert [block.output for block in blocks.blocks(written)] == ["1\n", "3\n"]
+    assert blocks.with_outputs(written, ["1\n", "3\n"]) == written
 
 
 def product_files():

@@ -83,9 +83,11 @@ ROWS = {"flow": "`rectified_flow`", "vp": "`vp_linear`", "edm": "`edm(0.01, 20.0
 
 
 def documented(schedule, gamma):
-    """The nats of 1, 2 and 4 steps in docs/flow_maps.md."""
+    """The nats of 1, 2 and 4 steps in docs/pages/flow_maps.md."""
     row = f"| γ = 1, {ROWS[schedule]} |" if gamma else "| γ = 0, every schedule |"
-    text = (pathlib.Path(__file__).parents[1] / "docs" / "flow_maps.md").read_text()
+    text = (
+        pathlib.Path(__file__).parents[1] / "docs" / "pages" / "flow_maps.md"
+    ).read_text()
     (line,) = [line for line in text.splitlines() if line.startswith(row)]
     return [float(cell) for cell in line.split("|")[2:-1]]
 

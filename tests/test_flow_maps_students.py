@@ -298,12 +298,16 @@ DOCUMENTED = {
     "`eulerian_loss`": "eulerian",
     "`lagrangian_loss`": "lagrangian",
 }
-"""Names by the first cell of a row of docs/flow_maps.md, "What each converges to"."""
+"""Names by the first cell of a row of the table "What each converges to" in
+docs/pages/flow_maps.md.
+"""
 
 
 def documented():
     """The documentation's share of the variance by objective, as text."""
-    text = (pathlib.Path(__file__).parents[1] / "docs" / "flow_maps.md").read_text()
+    text = (
+        pathlib.Path(__file__).parents[1] / "docs" / "pages" / "flow_maps.md"
+    ).read_text()
     table = text.split("| Variance kept, of two modes |\n|---|---|---|\n")[1]
     rows = (line.split(" | ") for line in table.split("\n\n")[0].splitlines())
     return {DOCUMENTED[row[0].strip("| ")]: row[-1].strip("| ") for row in rows}

@@ -54,7 +54,8 @@ __all__ = [
     "uniform",
 ]
 
-LOG_SIGMA_MEAN, LOG_SIGMA_STD = -1.2, 1.2
+LOG_SIGMA_MEAN = -1.2
+LOG_SIGMA_STD = 1.2
 
 
 # --------------------------------------------------------------------- constructors

@@ -1,0 +1,260 @@
+"""The Python of a page: its blocks, the output that the page shows, its figures.
+
+    python -m docs.builder.blocks [--write] [--figures FOLDER] PAGE.md [PAGE.md ...]
+
+Runs the blocks of pages and compares what they print with what the pages show. With
+`--write` the pages show what was printed. Figures that the blocks save go to `FOLDER`.
+
+A block that opens with ```python has a namespace of its own. One that opens with
+```python continued goes on in that of the block before it. The word `figure` after it
+folds the block on the site. A ```text block right after a block is its output.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import time
+import traceback
+from typing import NamedTuple
+
+FENCE = re.compile(
+    r"^```python([^\n]*)\n(.*?)^```[ ]*$(?:\s*^```text\n(.*?)^```[ ]*$)?",
+    re.MULTILINE | re.DOTALL,
+)
+"""A block, and the output that stands right after it."""
+
+NUMBER = re.compile(r"(?<![\w.])[-−+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w])")
+
+
+class Block(NamedTuple):
+    """A block of Python.
+
+    Attributes:
+      line: Line of its first statement in the page, from 1.
+      source: Its Python.
+      output: What the page shows below it. None if it shows nothing.
+      continued: True if it goes on in the namespace of the block before.
+      folded: True for the code of a figure.
+      end: Position after its closing fence.
+      output_span: Where the output stands in the page. None without output.
+    """
+
+    line: int
+    source: str
+    output: str | None
+    continued: bool
+    folded: bool
+    end: int
+    output_span: tuple[int, int] | None
+
+
+class Outcome(NamedTuple):
+    """The outcome of running a page.
+
+    Attributes:
+      printed: What each block printed.
+      faults: Messages, empty if the page is right.
+      seconds: Time of all blocks.
+    """
+
+    printed: list[str]
+    faults: list[str]
+    seconds: float
+
+
+def blocks(text: str) -> list[Block]:
+    """The blocks of Python of a page, in their order.
+
+    Args:
+      text: The Markdown.
+
+    Returns:
+      The blocks.
+    """
+    result = []
+    for match in FENCE.finditer(text):
+        words = match[1].split()
+        result.append(
+            Block(
+                line=text[: match.start(2)].count("\n") + 1,
+                source=match[2],
+                output=match[3],
+                continued="continued" in words and bool(result),
+                folded="figure" in words,
+                end=match.start(2) + len(match[2]) + len("```"),
+                output_span=None if match[3] is None else match.span(3),
+            )
+        )
+    return result
+
+
+def run(text: str, name: str, folder: pathlib.Path) -> Outcome:
+    """Run the blocks of a page.
+
+    Args:
+      text: The Markdown.
+      name: Name of the page, for messages.
+      folder: The working folder of the blocks, where they save figures.
+
+    Returns:
+      The outcome. A page stops at its first error, the outputs of later blocks are
+      empty.
+    """
+    # Set before matplotlib is imported, as no window may open.
+    os.environ["MPLBACKEND"] = "agg"
+    printed, faults, start = [], [], time.perf_counter()
+    namespace: dict = {}
+    with contextlib.chdir(folder):
+        for block in blocks(text):
+            if not block.continued:
+                namespace = {"__name__": "page"}
+            stream = io.StringIO()
+            try:
+                program = compile("\n" * (block.line - 1) + block.source, name, "exec")
+                with contextlib.redirect_stdout(stream):
+                    exec(program, namespace)
+            except Exception as error:
+                lines = [
+                    frame.lineno
+                    for frame in traceback.extract_tb(error.__traceback__)
+                    if frame.filename == name
+                ]
+                line = lines[-1] if lines else block.line
+                faults.append(f"{name}:{line}: {type(error).__name__}: {error}")
+                break
+            printed.append(stream.getvalue())
+            if fault := difference(printed[-1], block.output or ""):
+                faults.append(f"{name}:{block.line}: {fault}")
+    _close_figures()
+    return Outcome(printed, faults, time.perf_counter() - start)
+
+
+def _close_figures():
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+def difference(printed: str, shown: str) -> str:
+    """Compare what a block printed with what its page shows.
+
+    Words must be equal up to spaces. A number of k shown decimals may differ by one
+    unit of the last of them: other devices sum in another order.
+
+    Args:
+      printed: The output.
+      shown: The text of the page.
+
+    Returns:
+      A message. Empty if they agree.
+    """
+    words = lambda text: " ".join(NUMBER.sub("#", text).replace("[", " [ ").split())
+    said = f"it prints\n{printed.rstrip()}\nand the page shows\n{shown.rstrip()}"
+    if words(printed) != words(shown):
+        return said
+    pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
+    for actual, expected in pairs:
+        if abs(number(actual) - number(expected)) > 1.001 * unit(expected):
+            return f"{actual} is not the page's {expected}: {said}"
+    return ""
+
+
+def number(text: str) -> float:
+    """The number that a text states, with a minus of either kind."""
+    return float(text.replace("−", "-"))
+
+
+def unit(text: str) -> float:
+    """One unit in the last stated digit of a number, 0 for an integer."""
+    mantissa, _, exponent = text.lower().partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    scale = 10.0 ** int(exponent or 0)
+    return scale * 10.0**-decimals if "." in mantissa or exponent else 0.0
+
+
+def unsupported(text: str, printed: list[str]) -> list[str]:
+    """Decimal numbers in the prose of a page that its code neither holds nor prints.
+
+    Args:
+      text: The Markdown.
+      printed: What its blocks printed.
+
+    Returns:
+      The numbers. One that is an output rounded to fewer digits is supported.
+    """
+    known = [
+        number(match)
+        for source in [*printed, *(block.source for block in blocks(text))]
+        for match in NUMBER.findall(source)
+    ]
+    prose = re.sub(r"^---\n.*?^---\n", "", text, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", prose, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"`[^`]*`|\]\([^)]*\)|\$[^$]*\$", "", prose)
+    stated = [n for n in NUMBER.findall(prose) if "." in n.rstrip(".") or "e" in n]
+    return [
+        n
+        for n in stated
+        if not any(
+            abs(abs(value) - abs(number(n))) <= 0.51 * unit(n.rstrip("."))
+            or abs(abs(value) - abs(number(n)) / 100)
+            <= 0.51 * unit(n.rstrip(".")) / 100
+            for value in known
+        )
+    ]
+
+
+def with_outputs(text: str, printed: list[str]) -> str:
+    """A page that shows what its blocks printed.
+
+    Args:
+      text: The Markdown.
+      printed: The output of each block.
+
+    Returns:
+      The Markdown with ```text blocks.
+    """
+    for block, output in reversed(list(zip(blocks(text), printed, strict=False))):
+        output = output.rstrip() + "\n" if output.strip() else ""
+        if block.output_span is not None:
+            start, end = block.output_span
+            text = text[:start] + output + text[end:]
+        elif output:
+            shown = f"\n\n```text\n{output}```"
+            text = text[: block.end] + shown + text[block.end :]
+    return text
+
+
+def main() -> None:
+    """Run the pages that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[2])
+    parser.add_argument("pages", nargs="+", type=pathlib.Path, metavar="PAGE.md")
+    parser.add_argument("--write", action="store_true", help="show what was printed")
+    parser.add_argument("--figures", type=pathlib.Path, help="folder of the figures")
+    options = parser.parse_args()
+    failed = False
+    for page in options.pages:
+        text = page.read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = options.figures or pathlib.Path(temporary)
+            folder.mkdir(parents=True, exist_ok=True)
+            outcome = run(text, str(page), folder)
+        print(f"{page}: {outcome.seconds:.1f} s")
+        complete = len(outcome.printed) == len(blocks(text))
+        if options.write and complete:
+            text = with_outputs(text, outcome.printed)
+            page.write_text(text, encoding="utf-8")
+            outcome = outcome._replace(faults=[])
+        for fault in outcome.faults:
+            print(fault)
+        if numbers := unsupported(text, outcome.printed):
+            print(f"not printed by its code: {', '.join(numbers)}")
+        failed |= bool(outcome.faults)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

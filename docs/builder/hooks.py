@@ -1,0 +1,228 @@
+"""Hooks of mkdocs: pages run, generated pages, links to sources and to the API."""
+
+import concurrent.futures
+import functools
+import html
+import logging
+import multiprocessing
+import os
+import pathlib
+import posixpath
+import re
+import sys
+import tempfile
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = ROOT / "docs" / "pages"
+sys.path.insert(0, str(ROOT))
+
+from docs.builder import api, blocks, mathematics, sources  # noqa: E402
+
+log = logging.getLogger("mkdocs.hooks.diffjax")
+
+_done: dict[str, tuple[blocks.Outcome, dict[str, bytes]]] = {}
+"""Outcomes and figures by the text of the page. A server runs changed pages only."""
+
+
+def run_page(name: str, text: str) -> tuple[blocks.Outcome, dict[str, bytes]]:
+    """Run a page in a folder of its own.
+
+    Args:
+      name: The page, for messages.
+      text: Its Markdown.
+
+    Returns:
+      The outcome, and the files that it wrote, by name.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = blocks.run(text, name, pathlib.Path(folder))
+        return outcome, {
+            path.name: path.read_bytes()
+            for path in pathlib.Path(folder).iterdir()
+            if path.suffix in (".png", ".svg")
+        }
+
+
+def run_pages(texts: dict[str, str]) -> None:
+    """Run pages that have not been run with this text, on all cores.
+
+    Args:
+      texts: Markdown by the name of the page.
+    """
+    new = {n: t for n, t in texts.items() if blocks.blocks(t) and t not in _done}
+    if not new:
+        return
+    workers = min(len(new), os.cpu_count() or 1)
+    context = multiprocessing.get_context("spawn")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+        runs = {n: pool.submit(run_page, n, t) for n, t in new.items()}
+        for name, future in runs.items():
+            outcome, figures = future.result()
+            _done[new[name]] = outcome, figures
+            print(f"ran {name} in {outcome.seconds:.1f} s", flush=True)
+            for fault in outcome.faults:
+                log.warning(fault)
+
+
+def on_config(config: Any) -> Any:
+    """Put the pages of the API where the navigation says `API`."""
+    listed = [{topic.title: f"api/{topic.slug}.md"} for topic in api.TOPICS]
+    config.nav = [
+        {"API": [*entry["API"], *listed]} if "API" in entry else entry
+        for entry in config.nav
+    ]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Run all pages, and add what is generated to the site."""
+    texts = {
+        file.src_uri: pathlib.Path(file.abs_src_path).read_text(encoding="utf-8")
+        for file in files.documentation_pages()
+        if file.abs_src_path
+    }
+    if not os.environ.get("DOCS_WITHOUT_CODE"):
+        run_pages(texts)
+    add = lambda uri, content: files.append(
+        File.generated(config, uri, content=content)
+    )
+    for name, text in texts.items():
+        for figure, content in _done.get(text, (None, {}))[1].items():
+            add(posixpath.join(posixpath.dirname(name), figure), content)
+    for topic in api.TOPICS:
+        add(f"api/{topic.slug}.md", api.page(topic))
+    for path in sources.files():
+        add(sources.uri(path), sources.page(path))
+    add("assets/source.css", sources.styles())
+    for path in sorted((ROOT / "experiments" / "results").iterdir()):
+        add(f"results/{path.name}", path.read_bytes())
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **kwargs: Any) -> str:
+    """Fold the code of figures, and lead links out of the pages into the site."""
+    if page.file.src_uri.startswith("api/"):
+        return markdown
+    return linked(folded(markdown), page.file.src_uri)
+
+
+def folded(markdown: str) -> str:
+    """The Markdown of a page with the code of figures folded.
+
+    Args:
+      markdown: The page.
+
+    Returns:
+      The page, its info strings reduced to `python`.
+    """
+    pattern = re.compile(
+        r"^```python([^\n]*)\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL
+    )
+
+    def replace(match):
+        code = f"```python\n{match[2]}```"
+        if "figure" not in match[1].split():
+            return code
+        indented = "\n".join(f"    {line}".rstrip() for line in code.split("\n"))
+        return f'??? quote "Code of the figure"\n\n{indented}\n'
+
+    return pattern.sub(replace, markdown)
+
+
+def linked(markdown: str, uri: str) -> str:
+    """Replace links to files of the repository outside the pages.
+
+    Args:
+      markdown: The page.
+      uri: Its path below the pages.
+
+    Returns:
+      The page. Sources lead to their pages, results to their copies.
+    """
+    folder = (PAGES / uri).parent
+
+    def replace(match):
+        target, anchor, rest = match[1], match[2] or "", match[3] or ""
+        if re.match(r"\w+:", target):
+            return match[0]
+        path = (folder / target).resolve()
+        if path.is_relative_to(PAGES) or not path.is_relative_to(ROOT):
+            return match[0]
+        relative = path.relative_to(ROOT).as_posix()
+        if relative.startswith("experiments/results/"):
+            address = f"results/{path.name}"
+        elif path.suffix == ".py":
+            address = sources.uri(relative)
+        elif relative == "README.md":
+            address = "index.md"
+        else:
+            return match[0]
+        up = posixpath.relpath(address, posixpath.dirname(uri) or ".")
+        return f"]({up}{anchor}{rest})"
+
+    return re.sub(r"\]\(([^)#\s]+)(#[^)\s]*)?(\s[^)]*)?\)", replace, markdown)
+
+
+@functools.cache
+def _addresses():
+    table = api.addresses()
+    short = {name.removeprefix("dj."): address for name, address in table.items()}
+    solvers = {
+        f"{name.rpartition('.')[2]}(": address
+        for name, address in table.items()
+        if name.startswith("dj.solvers.")
+    }
+    return short, solvers
+
+
+def address_of(code: str) -> str | None:
+    """Address of what inline code names, from the root of the site.
+
+    Args:
+      code: `dj.sample`, `grids.karras(…)`, `unipc(3)` or `tests/test_x.py::name`.
+
+    Returns:
+      The address. None if it names nothing public.
+    """
+    if address := sources.link(code):
+        return address
+    short, solvers = _addresses()
+    match = re.fullmatch(r"(?:dj\.|diffjax\.)?(\w+(?:\.\w+)*)(\(.*\))?", code)
+    if not match:
+        return None
+    name, call = match.groups()
+    if ("." in name or code.startswith(("dj.", "diffjax."))) and name in short:
+        return short[name]
+    return solvers.get(f"{name}(") if call else None
+
+
+def on_page_content(content: str, page: Any, **kwargs: Any) -> str:
+    """Link inline code to the API and to sources, and set formulas."""
+    uri = page.file.src_uri
+    content = mathematics.rendered(content)
+    if uri.startswith("api/"):
+        return content
+    folder = posixpath.dirname(uri) or "."
+
+    def replace(match):
+        try:
+            address = address_of(html.unescape(match[1]))
+        except ValueError as error:
+            log.warning(f"{uri}: {error}")
+            return match[0]
+        if address is None:
+            return match[0]
+        return f'<a href="{posixpath.relpath(address, folder)}">{match[0]}</a>'
+
+    # Not inside links, headings and blocks of code.
+    parts = re.split(
+        r"(<a\b.*?</a>|<h\d\b.*?</h\d>|<pre\b.*?</pre>)", content, flags=re.DOTALL
+    )
+    return "".join(
+        part if i % 2 else re.sub(r"<code>([^<]+)</code>", replace, part)
+        for i, part in enumerate(parts)
+    )
