@@ -1,6 +1,7 @@
 """The pages of the API: every public name, by topic, in the order of their use."""
 
 import importlib
+import importlib.util
 import inspect
 import types
 from typing import NamedTuple
@@ -14,11 +15,14 @@ class Topic(NamedTuple):
       title: Its title.
       modules: Modules whose public names it lists. `diffjax` stands for the verbs that
         it exports itself.
+      first: Defining modules that come first, by their last names. The others follow
+        in the order in which the package imports them.
     """
 
     slug: str
     title: str
     modules: tuple[str, ...]
+    first: tuple[str, ...] = ()
 
 
 TOPICS = (
@@ -26,7 +30,12 @@ TOPICS = (
     Topic("schedules", "Schedules", ("diffjax.schedules",)),
     Topic("targets", "Exact targets", ("diffjax.targets",)),
     Topic("predictions", "Networks to denoisers", ("diffjax.predictions",)),
-    Topic("solvers", "Solvers", ("diffjax.solvers",)),
+    Topic(
+        "solvers",
+        "Solvers",
+        ("diffjax.solvers",),
+        first=("ancestral", "multistep", "exponential", "ode", "adaptive", "sde"),
+    ),
     Topic("grids", "Grids", ("diffjax.grids",)),
     Topic("tuning", "Fitted grids and solvers", ("diffjax.tuning",)),
     Topic(
@@ -83,11 +92,12 @@ class Entry(NamedTuple):
     group: str
 
 
-def entries(module_name: str) -> list[Entry]:
+def entries(module_name: str, first: tuple[str, ...] = ()) -> list[Entry]:
     """Public names of a module that are not modules, in the order of its source.
 
     Args:
       module_name: Full dotted name.
+      first: Last names of the defining modules that come first.
 
     Returns:
       The entries, names of one defining module together.
@@ -107,17 +117,26 @@ def entries(module_name: str) -> list[Entry]:
             "diffjax.likelihood",
         ):
             short = f"dj.{name}"
-        listed.append(Entry(f"{module_name}.{name}", short, group))
-    order = {group: i for i, group in enumerate(_groups(module, listed))}
+        # A submodule of the same name would be shown in its place.
+        package = hasattr(module, "__path__")
+        hidden = package and importlib.util.find_spec(f"{module_name}.{name}")
+        path = f"{group if hidden else module_name}.{name}"
+        listed.append(Entry(path, short, group))
+    order = {group: i for i, group in enumerate(_groups(module, listed, first))}
     return sorted(listed, key=lambda e: (order[e.group], _line(e)))
 
 
-def _groups(module, listed):
-    """Defining modules in the order in which the source of `module` imports them."""
+def _groups(module, listed, first):
+    """Defining modules: the `first`, then in the order of imports, `module` last."""
     source = inspect.getsource(module)
-    groups = dict.fromkeys(entry.group for entry in listed)
-    position = lambda g: source.find(f"from .{g.rpartition('.')[2]} import")
-    return sorted(groups, key=position)
+
+    def position(group):
+        name = group.removeprefix(module.__name__).strip(".").partition(".")[0]
+        if name in first:
+            return 0, first.index(name)
+        return 1 if name else 2, source.find(f"from .{name} import")
+
+    return sorted(dict.fromkeys(entry.group for entry in listed), key=position)
 
 
 def _line(entry):
@@ -143,17 +162,22 @@ def page(topic: Topic) -> str:
     for module_name in topic.modules:
         if len(topic.modules) > 1:
             parts.append(f"## `{module_name.replace('diffjax', 'dj', 1)}`\n")
-        parts.append(_directive(module_name, heading=False))
-        listed = entries(module_name)
-        level = 3 if len(topic.modules) > 1 else 2
+        parts.append(_module(module_name))
+        listed = entries(module_name, topic.first)
         parts.append(_table(listed))
-        parts += [_directive(entry.path, level=level) for entry in listed]
+        parts += [_directive(entry) for entry in listed]
     return "\n".join(parts)
 
 
 def _table(listed):
-    lines = ["| Name | Purpose |", "|---|---|"]
+    """All names with their purposes, under the first lines of their modules."""
+    lines, group = ["| Name | Purpose |", "|---|---|"], None
+    several = len({entry.group for entry in listed}) > 1
     for entry in listed:
+        if several and entry.group != group:
+            group = entry.group
+            text = importlib.import_module(group).__doc__.split("\n\n")[0]
+            lines.append(f"| | **{' '.join(text.split())}** |")
         name = entry.path.rpartition(".")[2]
         lines.append(f"| [`{name}`][{entry.path}] | {_purpose(entry)} |")
     return "\n".join(lines) + "\n"
@@ -169,16 +193,18 @@ def _purpose(entry):
     return text.replace("|", "\\|")
 
 
-def _directive(path, heading=True, level=2):
-    options = (
-        {"heading_level": level}
-        if heading
-        else {
-            "show_root_heading": "false",
-            "show_root_toc_entry": "false",
-            "members": "[]",
-        }
-    )
+def _directive(entry):
+    name = entry.path.rpartition(".")[2]
+    options = {"heading_level": 2, "heading": entry.short, "toc_label": name}
+    return _with_options(entry.path, options)
+
+
+def _module(path):
+    hidden = {"show_root_heading": "false", "show_root_toc_entry": "false"}
+    return _with_options(path, {**hidden, "members": "[]"})
+
+
+def _with_options(path, options):
     lines = [f"::: {path}", "    options:"]
     return "\n".join([*lines, *(f"      {k}: {v}" for k, v in options.items())]) + "\n"
 
@@ -190,6 +216,6 @@ def addresses() -> dict[str, str]:
         for module_name in topic.modules:
             short = module_name.replace("diffjax", "dj", 1)
             table.setdefault(short, f"api/{topic.slug}.html")
-            for entry in entries(module_name):
+            for entry in entries(module_name, topic.first):
                 table[entry.short] = f"api/{topic.slug}.html#{entry.path}"
     return table

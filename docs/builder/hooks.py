@@ -204,13 +204,19 @@ def on_page_content(content: str, page: Any, **kwargs: Any) -> str:
     """Link inline code to the API and to sources, and set formulas."""
     uri = page.file.src_uri
     content = mathematics.rendered(content)
-    if uri.startswith("api/"):
-        return content
     folder = posixpath.dirname(uri) or "."
+    # On a page of the API a docstring names its neighbours without their module.
+    own_page = uri.removesuffix(".md") + ".html#"
+    neighbours = {
+        address.rpartition(".")[2]: address
+        for address in _addresses()[0].values()
+        if address.startswith("api/") and address.startswith(own_page)
+    }
 
     def replace(match):
         try:
-            address = address_of(html.unescape(match[1]))
+            code = html.unescape(match[1])
+            address = neighbours.get(code) or address_of(code)
         except ValueError as error:
             log.warning(f"{uri}: {error}")
             return match[0]
