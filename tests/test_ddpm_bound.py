@@ -205,6 +205,28 @@ def path_bounds(denoiser, chain, xs, variance, seed=3):
     )(xs)
 
 
+def test_path_weights_average_to_the_density_of_the_model(x64):
+    """E_q[p(x_{0:T})/q(x_{1:T} | x_0)] = p_θ(x_0), and E_q[log of it] is below its log.
+
+    For N(m, s²) all steps of the model are linear and Gaussian, so that p_θ(x_0) is
+    the Gaussian whose moments they propagate from N(0, 1).
+    """
+    chain, x, count = schedules.from_betas(vp_betas(4)), 0.8, 20_000
+    denoiser = exact(normal_1d(), chain)
+    both = jax.vmap(lambda i, x: ddpm.reverse_step(denoiser, chain, x, i), (None, 0))
+    at = quick(jax.vmap(both, (0, None)))(np.arange(4, 0, -1), np.eye(2)[:, 1:])
+    mean, variance = 0.0, 1.0
+    for (offset, end), step in zip(np.asarray(at.loc)[..., 0], at.var, strict=True):
+        slope = end - offset
+        mean, variance = offset + slope * mean, slope**2 * variance + float(step[0])
+    exact_log_p = -0.5 * ((x - mean) ** 2 / variance + math.log(2 * math.pi * variance))
+    logs = -path_bounds(denoiser, chain, jnp.full((count, 1), x), "posterior")
+    logs = np.asarray(logs)
+    assert_mean(np.exp(logs), math.exp(exact_log_p), most=math.exp(exact_log_p) / 50)
+    error = logs.std(ddof=1) / math.sqrt(count)
+    assert logs.mean() < exact_log_p - 4 * error
+
+
 @pytest.mark.parametrize(
     "variance", every(["forward", "posterior", "optimal"], ("optimal",))
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffjax import ddpm, predictions, schedules, targets
+from diffjax.noise import normal
 from tests.chains import (
     KEY,
     STD,
@@ -128,6 +129,40 @@ def test_bound_loss_is_the_weighted_loss(variance, x64):
     bound, simple = map(np.asarray, both(np.array([0.4, 0.9])))
     weighted = beta**2 / (2 * v * (1 - beta) * (1 - bar)) * simple
     assert bound[0] - bound[1] == pytest.approx(weighted[0] - weighted[1], rel=1e-10)
+
+
+@pytest.mark.parametrize("variance", ["forward", "posterior"])
+def test_bound_loss_is_the_error_of_the_mean(variance, x64):
+    """L_{t−1} = ‖μ̃ − μ‖²/2σ_t² + C with C = D/2 (r − 1 − log r), r = β̃/σ_t².
+
+    C is 0 for σ_t² = β̃. μ̃ = (x_t − β ε/√(1 − ᾱ))/√(1 − β) with the ε of x_t given
+    x_0, not that of the last step.
+    """
+    chain, x = schedules.from_betas(vp_betas(6)), jnp.array([0.5, -0.2])
+    indices, known = np.arange(2, 7), tables(schedules.from_betas(vp_betas(6)))
+    denoiser = lambda x, t: jnp.tanh(2 * x) / (1 + t)
+
+    @quick
+    @jax.vmap
+    def parts(index):
+        t = index / chain.steps
+        noise = normal(KEY, index, x.shape, x.dtype)
+        x_t = schedules.perturb(chain, x, t, noise)
+        exact = ddpm.posterior(chain, x_t, x, index)
+        model = ddpm.reverse_step(denoiser, chain, x_t, index, variance=variance)
+        loss = ddpm.bound_loss(KEY, denoiser, chain, x, index=index, variance=variance)
+        return x_t, noise, exact.loc, model, loss
+
+    x_t, noise, exact, model, loss = jax.tree.map(np.asarray, parts(indices))
+    beta, bars = chain.betas[1:, None], chain.alpha_bars[1:, None]
+    printed = (x_t - beta * noise / np.sqrt(1 - bars)) / np.sqrt(1 - beta)
+    np.testing.assert_allclose(exact, printed, rtol=1e-10, atol=1e-12)
+    ratio = known["posterior"][1:] / model.var.reshape(-1)
+    constant = 0.5 * x.size * (ratio - 1 - np.log(ratio))
+    squares = np.sum((exact - model.loc) ** 2, -1) / (2 * model.var.reshape(-1))
+    np.testing.assert_allclose(loss, squares + constant, rtol=1e-9)
+    if variance == "posterior":
+        np.testing.assert_allclose(constant, 0, atol=1e-12)
 
 
 def test_hybrid_loss_stops_the_mean_in_the_bound(x64):

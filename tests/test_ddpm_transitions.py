@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import ddpm, distributions, sampling, schedules, solvers
+from diffjax import ddpm, distributions, predictions, sampling, schedules, solvers
 from diffjax.solvers import driver, noise_source
 from tests.chains import (
     KEY,
@@ -202,20 +202,22 @@ def test_unconditioned_posterior_of_a_mixture(index, x64):
 
 def test_the_step_in_terms_of_the_noise(x64):
     """μ = (x − β ε̂/√(1 − ᾱ))/√(1 − β), as Algorithm 2 (20.2) is printed, is
-    the mean of `reverse_step`.
+    the mean of `reverse_step`, and so is (x + β s)/√(1 − β) with the score s.
     """
     chain, x, indices = (
         schedules.from_betas(vp_betas(10)),
         np.array([0.4, -2.0]),
         np.array([1, 2, 10]),
     )
+    denoiser = lambda x, t: jnp.tanh(x)
     step = jax.vmap(
         lambda x, index: (
-            ddpm.reverse_step(lambda x, t: jnp.tanh(x), chain, x, index).loc
+            ddpm.reverse_step(denoiser, chain, x, index).loc,
+            predictions.score(chain, denoiser)(x, index / chain.steps),
         ),
         (None, 0),
     )
-    for index, result in zip(indices, quick(step)(x, indices), strict=True):
+    for index, result, score in zip(indices, *quick(step)(x, indices), strict=True):
         beta, bar = (
             np.asarray(chain.betas)[index - 1],
             np.asarray(chain.alpha_bars)[index - 1],
@@ -225,6 +227,8 @@ def test_the_step_in_terms_of_the_noise(x64):
         np.testing.assert_allclose(
             result, printed, rtol=1e-9
         )  # 1 − ᾱ and β cancel at little noise
+        by_score = (x + beta * score) / np.sqrt(1 - beta)
+        np.testing.assert_allclose(result, by_score, rtol=1e-9)
 
 
 def test_reverse_kernels_of_a_mixture_tend_to_gaussians(x64):

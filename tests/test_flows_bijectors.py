@@ -10,7 +10,7 @@ import pytest
 
 from diffjax import distributions, flows
 from diffjax.flows.conditioners.masked import autoregressive_masks
-from tests.flow_members import KEY, MEMBERS, glow_like, shaken
+from tests.flow_members import KEY, MEMBERS, coupled, glow_like, shaken
 
 ENTRYWISE = {
     "exponential": flows.exponential(),
@@ -165,6 +165,37 @@ def test_actnorm_normalises_every_scale_of_a_multiscale_flow():
     for z in (deep, shallow):
         np.testing.assert_allclose(np.mean(z, (0, 1, 2)), 0, atol=1e-4)
     assert float(np.mean(np.square(deep))) == pytest.approx(1, rel=1e-4)
+
+
+def test_the_jacobian_of_a_coupling_is_triangular_and_a_shuffle_moves_all(x64):
+    """∂y/∂x = [[1, 0], [?, diag e^a]], so that log|det| = Σ a, with a ≠ 0.
+
+    Two of one mask leave the first half as it came. With a reversal between them
+    every entry of y depends on its own and on the others, and none is copied.
+    """
+    kept = 2  # of four entries
+    make = coupled(flows.bounded_affine(), flows.half_mask(4), (4,))
+    layer = shaken(make(KEY), size=0.5)
+
+    @jax.jit
+    def everything(layer, x):
+        twice = flows.chain(layer, layer)
+        mixed = flows.chain(layer, flows.reversal(4), layer)
+        jacobians = [jax.jacfwd(b.forward)(x) for b in (layer, twice, mixed)]
+        return layer.forward_and_log_det(x)[1], jacobians, twice.forward(x)
+
+    x = np.array([0.4, -1.0, 0.3, 0.8])
+    log_det, (one, two, mixed), after = everything(layer, x)
+    np.testing.assert_array_equal(one[:kept], np.eye(4)[:kept])
+    block = np.asarray(one)[kept:, kept:]
+    np.testing.assert_array_equal(block, np.diag(np.diag(block)))
+    assert float(log_det) == pytest.approx(np.log(np.diag(block)).sum(), rel=1e-12)
+    assert np.abs(np.log(np.diag(block))).min() > 0.01
+    np.testing.assert_array_equal(two[:kept], np.eye(4)[:kept])
+    np.testing.assert_array_equal(after[:kept], x[:kept])
+    unit = np.eye(4)
+    rows = [np.asarray(row) for row in mixed]
+    assert not any(np.array_equal(row, column) for row in rows for column in unit)
 
 
 def test_a_bounded_scale_keeps_any_conditioner_invertible():

@@ -348,6 +348,44 @@ def test_phase_one_is_bounded_below_and_unbounded_without_it(x64):
     assert unbounded[1] < floor
 
 
+def test_exact_layers_and_the_exact_prior_are_the_data(x64):
+    """With p(z_{l−1} | z_l) the encoders' own and p(z_L) their marginal, the bound is
+    log p(x) for every encoder, in expectation, and samples have the data's moments.
+
+    For N(0, 1) and encoders N(c z, s²): p(z_{l−1} | z_l) = N(c v z/w, v s²/w), where
+    w = c² v + s² and v are the variances of z_l and z_{l−1}.
+    """
+    gains, spreads, variances = (0.7, 1.3), (0.4, 0.8), [1.0]
+    for gain, spread in zip(gains, spreads, strict=True):
+        variances.append(gain**2 * variances[-1] + spread**2)
+    encoders = [
+        lambda z, c=c, s=s: (c * z, jnp.full_like(z, math.log(s)))
+        for c, s in zip(gains, spreads, strict=True)
+    ]
+    layers = [
+        lambda z, c=c, s=s, v=v, w=w: distributions.gaussian(
+            c * v * z / w, 0.5 * math.log(v * s**2 / w)
+        )
+        for c, s, v, w in zip(gains, spreads, variances, variances[1:], strict=False)
+    ]
+    prior = distributions.Gaussian(np.zeros(1), np.array([variances[-1]]))
+    inference, count, x = hierarchical.bottom_up(encoders), 4000, np.array([0.8])
+
+    @jax.jit
+    @jax.vmap
+    def both(key):
+        model = layers[0], layers[1:]
+        bound = hierarchical.elbo(key, inference, *model, x=x, prior=prior)
+        return bound.total, hierarchical.sample(key, *model, prior)[0]
+
+    totals, xs = map(np.asarray, both(keys_of(count)))
+    log_p = -0.5 * (x[0] ** 2 + math.log(2 * math.pi))
+    error = totals.std(ddof=1) / math.sqrt(count)
+    assert abs(totals.mean() - log_p) < 4 * error < 0.05
+    assert abs(xs.mean()) < 4 / math.sqrt(count)
+    assert abs(xs.var() - 1) < 4 * math.sqrt(2 / count)
+
+
 def test_losses_of_a_layer_pass_no_gradient_below_and_are_its_decoder_s(x64):
     """−ln p(z_{l−1} | z_l) at the draws.
 

@@ -59,7 +59,17 @@ TOPICS = (
     Topic("energies", "Energies", ("diffjax.energies", "diffjax.quadrature")),
     Topic("flows", "Normalizing flows", ("diffjax.flows",)),
     Topic("flow_maps", "Flow maps: one to four steps", ("diffjax.flow_maps",)),
-    Topic("vaes", "Autoencoders", ("diffjax.vaes",)),
+    Topic(
+        "vaes",
+        "Autoencoders",
+        (
+            "diffjax.vaes",
+            "diffjax.vaes.gaussian",
+            "diffjax.vaes.hierarchical",
+            "diffjax.vaes.progressive",
+            "diffjax.vaes.priors",
+        ),
+    ),
     Topic(
         "metrics", "Metrics and divergences", ("diffjax.metrics", "diffjax.divergences")
     ),
