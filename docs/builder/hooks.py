@@ -93,6 +93,7 @@ def on_files(files: Files, config: Any) -> Files:
     for name, text in texts.items():
         for figure, content in _done.get(text, (None, {}))[1].items():
             add(posixpath.join(posixpath.dirname(name), figure), content)
+    add("project/changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     for topic in api.TOPICS:
         add(f"api/{topic.slug}.md", api.page(topic))
     for path in sources.files():
