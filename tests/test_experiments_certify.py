@@ -1,6 +1,8 @@
 """`certify`: tables of coefficients, faults by name, identities and verdicts."""
 
 import json
+import pathlib
+import re
 import sys
 
 import jax
@@ -432,3 +434,33 @@ def test_double_precision_ends():
     with double_precision():
         assert jax.config.jax_enable_x64
     assert jax.config.jax_enable_x64 == before
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def plain(code):
+    """A solver's name without the guard, `ddim(1.0)` as `ddim(1)`."""
+    code = re.sub(r",? ?guarded=False", "", code).replace(".0", "")
+    return code.removesuffix("()").replace("dpm_2_ancestral(1)", "dpm_2_ancestral")
+
+
+def test_the_table_of_names_agrees_with_the_certificates():
+    """Where it states no difference in coefficients, the certificate found none."""
+    page = (ROOT / "docs" / "pages" / "solvers" / "names.md").read_text()
+    stored = json.loads((ROOT / "experiments/results/certificates.json").read_text())
+    arguments = {"": "", "η = 1": "(eta=1.0)", "midpoint": ""}
+    arguments["heun"] = "(solver_type='heun')"
+    compared = 0
+    rows = re.findall(r"^\| `(\w+)`(?:, (.*?))? \| (.*?) \| ?(.*?) ?\|$", page, re.M)
+    for name, kind, ours, difference in rows:
+        library = "diffusers" if name.endswith("Scheduler") else "k_diffusion"
+        entry = stored[library].get(f"{library}:{name}{arguments.get(kind, '(none)')}")
+        if entry is None:
+            continue
+        compared += 1
+        same = {plain(code) for code in entry["findings"]["identity"]["same"]}
+        shown = {plain(code) for code in re.findall(r"`([^`]+)`", ours)}
+        only_names_differ = not difference or re.match("their η|order 2", difference)
+        assert bool(shown & same) == bool(only_names_differ), (name, shown, same)
+    assert compared >= 20

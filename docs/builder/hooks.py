@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pages"
 sys.path.insert(0, str(ROOT))
 
-from docs.builder import api, blocks, mathematics, sources  # noqa: E402
+from docs.builder import api, blocks, gallery, mathematics, sources  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks.diffjax")
 
@@ -93,14 +93,16 @@ def on_files(files: Files, config: Any) -> Files:
     for name, text in texts.items():
         for figure, content in _done.get(text, (None, {}))[1].items():
             add(posixpath.join(posixpath.dirname(name), figure), content)
+    add("gallery.md", gallery.page())
     add("project/changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
     for topic in api.TOPICS:
         add(f"api/{topic.slug}.md", api.page(topic))
     for path in sources.files():
         add(sources.uri(path), sources.page(path))
     add("assets/source.css", sources.styles())
-    for path in sorted((ROOT / "experiments" / "results").iterdir()):
-        add(f"results/{path.name}", path.read_bytes())
+    results = ROOT / "experiments" / "results"
+    for path in sorted(results.rglob("*.*")):
+        add(f"results/{path.relative_to(results).as_posix()}", path.read_bytes())
     return files
 
 
@@ -155,7 +157,7 @@ def linked(markdown: str, uri: str) -> str:
             return match[0]
         relative = path.relative_to(ROOT).as_posix()
         if relative.startswith("experiments/results/"):
-            address = f"results/{path.name}"
+            address = relative.removeprefix("experiments/")
         elif path.suffix == ".py":
             address = sources.uri(relative)
         elif relative == "README.md":

@@ -238,7 +238,7 @@ class Config(Optimisation):
     for no samples.
     """
     solver: str = "unipc(3)"
-    """Solver of the samples, by its name in docs/pages/solvers.md."""
+    """Solver of the samples, by its name in docs/pages/solvers/reference.md."""
     solver_steps: int = 32
     """Steps of the solver, before the last to noise 0."""
     likelihood_examples: int | None = None
