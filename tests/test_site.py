@@ -70,7 +70,7 @@ LOOK = """() => ({
 def test_every_page_is_whole(folder, window):
     """No error, no missing image, nothing wider than the window, no network."""
     assert len(pages(folder)) > 60
-    found = {}
+    broken = {}
     for path in pages(folder):
         window.faults.clear()
         window.goto(path.as_uri())
@@ -81,7 +81,7 @@ def test_every_page_is_whole(folder, window):
         faults += [f"reaches out of the window: {e}" for e in seen["wider"]]
         faults += ["an image without alt text"] * seen["unnamed"]
         if faults:
-            found[path.relative_to(folder).as_posix()] = faults
+            broken[path.relative_to(folder).as_posix()] = faults
     assert not found, "\n".join(
         f"{p}: {fault}" for p, f in found.items() for fault in f
     )
