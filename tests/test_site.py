@@ -82,9 +82,7 @@ def test_every_page_is_whole(folder, window):
         faults += ["an image without alt text"] * seen["unnamed"]
         if faults:
             broken[path.relative_to(folder).as_posix()] = faults
-    assert not found, "\n".join(
-        f"{p}: {fault}" for p, f in found.items() for fault in f
-    )
+    assert not broken, "\n".join(f"{p}: {f}" for p, all in broken.items() for f in all)
 
 
 def test_the_search_finds_a_page_without_a_network(folder, window):

@@ -1,16 +1,13 @@
 """Hooks of mkdocs: pages run, generated pages, links to sources and to the API."""
 
-import concurrent.futures
 import functools
 import html
 import logging
-import multiprocessing
 import os
 import pathlib
 import posixpath
 import re
 import sys
-import tempfile
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -19,53 +16,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pages"
 sys.path.insert(0, str(ROOT))
 
-from docs.builder import api, blocks, gallery, mathematics, sources  # noqa: E402
+from docs.builder import api, gallery, mathematics, running, sources  # noqa: E402
 
 log = logging.getLogger("mkdocs.hooks.diffjax")
-
-_done: dict[str, tuple[blocks.Outcome, dict[str, bytes]]] = {}
-"""Outcomes and figures by the text of the page. A server runs changed pages only."""
-
-
-def run_page(name: str, text: str) -> tuple[blocks.Outcome, dict[str, bytes]]:
-    """Run a page in a folder of its own.
-
-    Args:
-      name: The page, for messages.
-      text: Its Markdown.
-
-    Returns:
-      The outcome, and the files that it wrote, by name.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = blocks.run(text, name, pathlib.Path(folder))
-        return outcome, {
-            path.name: path.read_bytes()
-            for path in pathlib.Path(folder).iterdir()
-            if path.suffix in (".png", ".svg")
-        }
-
-
-def run_pages(texts: dict[str, str]) -> None:
-    """Run pages that have not been run with this text, on all cores.
-
-    Args:
-      texts: Markdown by the name of the page.
-    """
-    new = {n: t for n, t in texts.items() if blocks.blocks(t) and t not in _done}
-    if not new:
-        return
-    workers = min(len(new), os.cpu_count() or 1)
-    context = multiprocessing.get_context("spawn")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        runs = {n: pool.submit(run_page, n, t) for n, t in new.items()}
-        for name, future in runs.items():
-            outcome, figures = future.result()
-            _done[new[name]] = outcome, figures
-            print(f"ran {name} in {outcome.seconds:.1f} s", flush=True)
-            for fault in outcome.faults:
-                log.warning(fault)
 
 
 def on_config(config: Any) -> Any:
@@ -86,12 +39,13 @@ def on_files(files: Files, config: Any) -> Files:
         if file.abs_src_path
     }
     if not os.environ.get("DOCS_WITHOUT_CODE"):
-        run_pages(texts)
+        for fault in running.run_pages(texts):
+            log.warning(fault)
     add = lambda uri, content: files.append(
         File.generated(config, uri, content=content)
     )
     for name, text in texts.items():
-        for figure, content in _done.get(text, (None, {}))[1].items():
+        for figure, content in running.figures(text).items():
             add(posixpath.join(posixpath.dirname(name), figure), content)
     add("gallery.md", gallery.page())
     add("project/changelog.md", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
