@@ -1,5 +1,6 @@
 """The compilation cache of all tests, and float64 on request."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -33,23 +34,36 @@ def x64():
         yield
 
 
-MAPS, MAPS_LIMIT = pathlib.Path("/proc/self/maps"), 30_000
+PROCESS = pathlib.Path("/proc/self")
+MAPS_LIMIT = 30_000
+GROWTH_LIMIT = 3 * 2**30
+"""Bytes by which a worker may grow until its compiled programs are dropped."""
 
 
 def pytest_runtest_teardown(item):
-    """Drop compiled programs before their memory maps reach Linux's limit of
-    65 530 a process, where XLA crashes.
+    """Drop compiled programs before they fill the memory, or their memory maps reach
+    Linux's limit of 65 530 a process, where XLA crashes.
     """
-    item.config.stash[_RUN] = item.config.stash.get(_RUN, 0) + 1
-    if (
-        item.config.stash[_RUN] % 20 == 0
-        and MAPS.exists()
-        and MAPS.read_bytes().count(b"\n") > MAPS_LIMIT
-    ):
+    stash = item.config.stash
+    stash[_RUN] = stash.get(_RUN, 0) + 1
+    if stash[_RUN] % 20 or not (PROCESS / "maps").exists():
+        return
+    grown = _resident() - stash.setdefault(_RESIDENT, _resident())
+    maps = (PROCESS / "maps").read_bytes().count(b"\n")
+    if maps > MAPS_LIMIT or grown > GROWTH_LIMIT:
         jax.clear_caches()
+        gc.collect()
+        # What stays belongs to the tests, and is not counted again.
+        stash[_RESIDENT] = _resident()
+
+
+def _resident():
+    """Bytes of this process that are in memory."""
+    return int((PROCESS / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 _RUN = pytest.StashKey[int]()
+_RESIDENT = pytest.StashKey[int]()
 
 
 @pytest.fixture
