@@ -87,6 +87,7 @@ def _processor_seconds(pid):
         )
     except OSError:
         return 0.0
+    fields = text.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
