@@ -82,9 +82,7 @@ def _speaks(pipe, pid, seconds):
 def _processor_seconds(pid):
     """Time that a process has used. 0 where the system does not say."""
     try:
-        fields = (
-            pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        )
+        text = pathlib.Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return 0.0
     fields = text.rpartition(")")[2].split()
