@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import diffjax as dj
 from diffjax import schedules, solvers, targets
 from experiments.bench_solvers import __main__ as bench_solvers
 from experiments.bench_solvers import errors as solver_errors
@@ -230,6 +231,43 @@ def test_the_front_holds_what_no_faster_row_betters():
 
     rows = [point(1, 3.0), point(2, 4.0), point(3, 1.0), point(4, 2.0)]
     assert solver_figures.pareto(rows) == [rows[0], rows[2]]
+
+
+def test_curves_for_the_site_hold_every_row(tmp_path):
+    """Each row is a point of its problem's curves, to 4 digits, and a run that
+    diverged is null. The code of each solver makes it.
+    """
+    site = tmp_path / "curves.json"
+    rows = bench_solvers.run(
+        small(
+            tmp_path,
+            solvers=("ddim", "dpmpp_2m", "ddim(1)", "adaptive(1e-2)"),
+            budgets=(8, 16),
+            site=site,
+        )
+    )
+    stored = json.loads(site.read_text())
+    assert stored["samples"] == 32 and len(stored["problems"]) == 2
+    points = {
+        (problem["measure"], solver, grid): points
+        for problem in stored["problems"]
+        for solver, curves in problem["curves"].items()
+        for grid, points in curves.items()
+    }
+    assert sum(map(len, points.values())) == len(rows)
+    for row in rows:
+        (point,) = (
+            dict(zip(stored["point"], point, strict=False))
+            for point in points[row.measure, row.solver, row.grid]
+            if point[0] == row.budget
+        )
+        assert math.isclose(point["error"], row.error, rel_tol=1e-3)
+        assert point["steps"] == row.steps and math.isclose(point["nfe"], row.nfe)
+    diverged = rows[0]._replace(error=math.inf, interval=(math.inf, math.inf))
+    (problem,) = solver_report.curves([diverged], 32)["problems"]
+    assert problem["curves"]["ddim"]["log_snr"] == [[8, 8, 8.0, None]]
+    for name, solver in stored["solvers"].items():
+        assert eval(solver["code"], {"dj": dj}).order == make(name).order
 
 
 def test_unknown_names_and_empty_budgets_raise(tmp_path):

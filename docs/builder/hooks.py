@@ -16,7 +16,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pages"
 sys.path.insert(0, str(ROOT))
 
-from docs.builder import api, gallery, mathematics, running, sources  # noqa: E402
+from docs.builder import (  # noqa: E402
+    api,
+    gallery,
+    mathematics,
+    running,
+    sources,
+    standings,
+)
 
 log = logging.getLogger("mkdocs.hooks.diffjax")
 
@@ -54,6 +61,7 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sources.files():
         add(sources.uri(path), sources.page(path))
     add("assets/source.css", sources.styles())
+    add("assets/standings.js", standings.script(address_of))
     results = ROOT / "experiments" / "results"
     for path in sorted(results.rglob("*.*")):
         add(f"results/{path.relative_to(results).as_posix()}", path.read_bytes())
@@ -161,6 +169,8 @@ def on_page_content(content: str, page: Any, **kwargs: Any) -> str:
     """Link inline code to the API and to sources, and set formulas."""
     uri = page.file.src_uri
     content = mathematics.rendered(content)
+    if standings.MARK in content:
+        content = content.replace(standings.MARK, standings.table())
     folder = posixpath.dirname(uri) or "."
     # On a page of the API a docstring names its neighbours without their module.
     own_page = uri.removesuffix(".md") + ".html#"

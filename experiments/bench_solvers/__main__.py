@@ -27,7 +27,8 @@ Evaluations are counted in the traced program itself, and must be those that
 `solver.evaluations` promises. Steps are as many as the budget allows. Seconds
 and bytes are of the compiled program for all starts at once. --peers adds the
 samplers of k-diffusion and diffusers. --fitted measures solvers whose coefficients
-are fitted to one mixture, on other starts of it and on another mixture.
+are fitted to one mixture, on other starts of it and on another mixture. --site FILE
+also writes the curves for docs/pages/solvers/explore.md.
 
 Hardware and time: some 12 minutes on 2 idle CPU cores, as the default makes
 some 600 programs and compiles each. --quick takes 37 seconds, --peers --quick
@@ -78,6 +79,7 @@ from experiments.bench_solvers.programs import (
 )
 from experiments.bench_solvers.report import (
     ErrorRow,
+    curves,
     groups,
     print_recommendations,
     print_rows,
@@ -145,6 +147,10 @@ class Config:
     """Only the comparison with k-diffusion and diffusers."""
     fitted: bool = False
     """Only solvers whose coefficients are fitted."""
+    site: pathlib.Path | None = None
+    """Also write the curves, with few digits, to this JSON file. That of the site is
+    experiments/results/solver_curves.json.
+    """
     quick: bool = False
     """A few solvers, one schedule, two grids, two budgets."""
 
@@ -173,6 +179,9 @@ def run(config: Config) -> list[ErrorRow]:
             "schedules or grids"
         )
     files.write_json(out / "metrics.json", report(rows))
+    if config.site is not None:
+        samples = config.seeds * config.starts
+        files.write_json(config.site, curves(rows, samples), indent=None)
     if config.recommend is None:
         print_rows(rows)
         for name, figure in solver_figures.figures(rows).items():

@@ -1,10 +1,13 @@
 """The rows of `bench_solvers`, as JSON and as tables."""
 
+import datetime
 import math
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from experiments.shared.solvers import SOLVERS
 
 
 class ErrorRow(NamedTuple):
@@ -49,6 +52,80 @@ def report(rows: list[ErrorRow]) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "rows": [plain(row._asdict()) for row in rows],
     }
+
+
+POINT = ("budget", "steps", "nfe", "error", "low", "high")
+"""Fields of a point of `curves`. low and high are the 95 % interval."""
+
+
+def curves(rows: list[ErrorRow], samples: int) -> dict[str, Any]:
+    """The rows as curves, small enough for a page to hold.
+
+    A problem is a target under a schedule with either the deterministic or the
+    stochastic solvers. Its "curves" are points by solver and grid. Numbers have
+    4 digits, and null stands for a run that diverged. A row without a budget is left
+    out where no row with a budget has its measure.
+
+    Args:
+      rows: The rows.
+      samples: Starts, and samples, of each row.
+
+    Returns:
+      JSON values.
+    """
+
+    def digits(value):
+        return float(f"{value:.4g}") if math.isfinite(value) else None
+
+    def point(row):
+        interval = row.interval if row.interval[1] > row.interval[0] else ()
+        numbers = (row.nfe, row.error, *interval)
+        return [row.budget, row.steps, *map(digits, numbers)]
+
+    problems = []
+    for (target, schedule, stochastic, measure), group in groups(
+        rows, "target", "schedule", "stochastic", "measure"
+    ).items():
+        if not any(row.budget for row in group):
+            continue
+        problems.append(
+            {
+                "target": target,
+                "schedule": schedule,
+                "stochastic": stochastic,
+                "measure": measure,
+                "floor": digits(float(np.mean([row.floor for row in group]))),
+                "curves": {
+                    solver: {
+                        grid: [point(row) for row in of_grid]
+                        for (grid,), of_grid in groups(of_solver, "grid").items()
+                    }
+                    for (solver,), of_solver in groups(group, "solver").items()
+                },
+            }
+        )
+    return {
+        "experiment": "bench_solvers",
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "date": datetime.date.today().isoformat(),
+        "samples": samples,
+        "point": POINT,
+        "solvers": {
+            row.solver: {"code": code(row.solver), "order": row.order} for row in rows
+        },
+        "problems": problems,
+    }
+
+
+def code(name: str) -> str:
+    """The Python that makes a solver of the table."""
+    factory, arguments = SOLVERS[name]
+    shown = (
+        repr(value) if isinstance(value, int | float | str) else f"dj.solvers.{value!r}"
+        for value in arguments
+    )
+    return f"dj.solvers.{factory}({', '.join(shown)})"
 
 
 def groups(rows: list[ErrorRow], *fields: str) -> dict[tuple, list[ErrorRow]]:

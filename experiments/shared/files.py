@@ -132,12 +132,15 @@ def as_dict(config: Any) -> dict[str, Any]:
     }
 
 
-def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
+def write_json(
+    path: pathlib.Path, values: dict[str, Any], *, indent: int | None = 2
+) -> None:
     """Write numbers and arrays as JSON, atomically.
 
     Args:
       path: The file.
       values: Numbers, strings and arrays by name, nested as JSON allows.
+      indent: Spaces of each level. None for one line.
 
     Raises:
       FileNotFoundError: If the folder was removed during the run.
@@ -153,7 +156,8 @@ def write_json(path: pathlib.Path, values: dict[str, Any]) -> None:
         )
     # The name is the same each time, so that kills leave one file at most.
     temporary = path.with_name(f".{path.name}.writing")
-    text = json.dumps(values, indent=2, default=lambda v: np.asarray(v).tolist()) + "\n"
+    plain = lambda v: np.asarray(v).tolist()
+    text = json.dumps(values, indent=indent, default=plain) + "\n"
     with naming(path):
         temporary.write_text(text)
         os.replace(temporary, path)
