@@ -7,10 +7,10 @@
   if (!root || !data) return;
 
   const TARGETS = {
-    gaussian: "one Gaussian, 2-D",
-    mixture_2d: "three Gaussians, 2-D",
-    mixture_6d: "eight Gaussians, 6-D",
-    mixture_16d: "eight Gaussians, 16-D",
+    gaussian: "Gaussian, 2-D",
+    mixture_2d: "3 Gaussians, 2-D",
+    mixture_6d: "8 Gaussians, 6-D",
+    mixture_16d: "8 Gaussians, 16-D",
     digits: "digits, 64-D",
   };
   const SCHEDULES = {
