@@ -27,8 +27,9 @@ Evaluations are counted in the traced program itself, and must be those that
 `solver.evaluations` promises. Steps are as many as the budget allows. Seconds
 and bytes are of the compiled program for all starts at once. --peers adds the
 samplers of k-diffusion and diffusers. --fitted measures solvers whose coefficients
-are fitted to one mixture, on other starts of it and on another mixture. --site FILE
-also writes the curves for docs/pages/solvers/explore.md.
+are fitted to one mixture, on other starts of it and on another mixture.
+
+--site FILE also writes the curves that docs/pages/solvers/explore.md shows.
 
 Hardware and time: some 12 minutes on 2 idle CPU cores, as the default makes
 some 600 programs and compiles each. --quick takes 37 seconds, --peers --quick
