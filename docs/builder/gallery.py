@@ -5,7 +5,14 @@ import re
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
-FIGURES = ROOT / "experiments" / "results" / "gallery"
+RESULTS = ROOT / "experiments" / "results"
+NAMED = {
+    "score_sde": "digits.png",
+    "train": "patches32.png",
+    "flow_matching": "flow_matching_digits.png",
+    "bench_solvers": "solvers.png",
+}
+"""Stored figures that are not called after their experiment."""
 
 HEAD = """# Gallery
 
@@ -40,17 +47,17 @@ def cards(readme: str) -> list[Card]:
     return [Card(*row) for row in rows]
 
 
-def figure(name: str) -> pathlib.Path | None:
-    """The figure of an experiment, if one is stored.
+def figure(name: str) -> str | None:
+    """The stored figure of an experiment.
 
     Args:
       name: The experiment.
 
     Returns:
-      The file.
+      The file's path below the results. None if there is none.
     """
-    path = FIGURES / f"{name}.png"
-    return path if path.is_file() else None
+    choices = (f"gallery/{name}.png", NAMED.get(name, f"{name}.png"))
+    return next((path for path in choices if (RESULTS / path).is_file()), None)
 
 
 def page() -> str:
@@ -59,9 +66,9 @@ def page() -> str:
     for card in cards((ROOT / "README.md").read_text(encoding="utf-8")):
         expect = re.sub(r"\]\(docs/pages/", "](", card.expect)
         lines = [f"-   **`{card.name}`**. {card.question}", ""]
-        if figure(card.name):
+        if path := figure(card.name):
             alt = f"Figure of the experiment {card.name}"
-            lines += [f"![{alt}](results/gallery/{card.name}.png)", ""]
+            lines += [f"![{alt}](results/{path})", ""]
         source = f"source/experiments/{card.name}/__main__.html"
         lines += [f"{expect} ({card.time})", ""]
         lines += ["```sh", f"python -m experiments.{card.name}", "```", ""]
