@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from docs.builder import blocks
+from docs.builder import api, blocks, gallery
 from tests import prose
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -196,6 +196,23 @@ def test_links_of_the_pages_lead_somewhere():
                 text_there = path.read_text(encoding="utf-8")
                 headings = re.findall(r"^#+ (.*)$", text_there, re.MULTILINE)
                 assert anchor in map(slug, headings), f"{page}: {target}"
+
+
+def test_the_gallery_has_every_experiment():
+    folders = {p.parent.name for p in (ROOT / "experiments").glob("*/__main__.py")}
+    assert {card.name for card in gallery.cards(PAGES["README.md"])} == folders
+
+
+def test_the_api_has_every_public_module_and_verb():
+    listed = {
+        entry.short
+        for topic in api.TOPICS
+        for name in topic.modules
+        for entry in api.entries(name)
+    }
+    rooms = {name.split(".")[1] for topic in api.TOPICS for name in topic.modules}
+    for name in dj.__all__:
+        assert name in rooms or any(f".{name}" == e[-len(name) - 1 :] for e in listed)
 
 
 MODULES = [
