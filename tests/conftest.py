@@ -73,3 +73,25 @@ def small_blocks(monkeypatch):
     jax.clear_caches()
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(autouse=True)
+def checked_reports(request, monkeypatch):
+    """After a test of an experiment, the report of each finished run is checked."""
+    if not request.module.__name__.rpartition(".")[2].startswith("test_experiments"):
+        yield
+        return
+    from experiments.shared import files
+    from tests import reports
+
+    folders, write = {}, files._write_report
+
+    def written():
+        write()
+        folders[files._run.folder] = [path.name for path in files._run.figures]
+
+    monkeypatch.setattr(files, "_write_report", written)
+    yield
+    for out, names in folders.items():
+        if (out / "metrics.json").exists():
+            reports.check(out, names)

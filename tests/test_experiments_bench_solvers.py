@@ -61,7 +61,7 @@ def test_fitted_coefficients_err_less_than_published_ones(tmp_path, monkeypatch)
     monkeypatch.setattr(bench_fitted, "EXAMPLES", 64)
     monkeypatch.setattr(bench_fitted, "PAIRS", bench_fitted.PAIRS[:1])
     bench_solvers.run(small(tmp_path, fitted=True, budgets=(2,)))
-    (row,) = json.loads((tmp_path / "metrics.json").read_text())
+    (row,) = json.loads((tmp_path / "metrics.json").read_text())["rows"]
     assert row["target"] == "mixture_2d" and row["evaluations"] == 2
     assert 0 < 2 * row["coefficients"] < row["grid"]
     assert math.isfinite(row["other_coefficients"])

@@ -276,8 +276,7 @@ def test_certificates_of_a_right_and_of_a_wrong_sampler():
     for certificate in (right, wrong):
         # At σ = ∞ both divide by it.
         assert verdicts(certificate)["zero-terminal SNR"] == "note"
-        page = report.page([certificate])
-        assert "<svg" in page and "http" not in page.split("<svg")[0]
+        assert "data:image/png;base64" in report.shown([certificate])
 
 
 def test_coefficients_that_ignore_the_lengths_show_on_uneven_steps():
@@ -379,7 +378,6 @@ def test_our_solvers_pass(name, tmp_path):
     stored = json.loads((tmp_path / "metrics.json").read_text())
     same = stored[f"diffjax:{name}"]["findings"]["identity"]["same"]
     assert name in same
-    assert (tmp_path / "report.html").stat().st_size > 1000
 
 
 @pytest.mark.slow
@@ -425,7 +423,7 @@ def test_a_run_needs_a_sampler(tmp_path):
 
 def test_the_page_escapes_names():
     finding = Finding("order", "fail", "a < b", {})
-    page = report.page([Certificate("<lambda>", [finding], [])])
+    page = report.shown([Certificate("<lambda>", [finding], [])])
     assert "&lt;lambda&gt;" in page and "a &lt; b" in page and "<lambda>" not in page
 
 

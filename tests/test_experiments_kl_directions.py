@@ -29,7 +29,7 @@ def test_kl_directions_finds_one_forward_and_two_reverse_optima(tmp_path):
         assert measured["kl_q_p"] <= least["kl"] + 1e-5
         assert (
             abs(measured["kl_q_p_by_samples"] - measured["kl_q_p"])
-            < 4.5 * measured["kl_q_p_standard_error"]
+            < 4.5 * measured["kl_q_p_by_samples_standard_error"]
         )
     assert {path.name for path in tmp_path.iterdir()} >= {
         "pictures.png",

@@ -131,7 +131,7 @@ def run(config: Config) -> list[TimesRow]:
             bar.set_postfix_str(name)
             rows += measured(name, cases[name], config, threads)
             bar.update()
-    files.write_json(out / "metrics.json", report(rows, threads))
+    files.write_results(out, report(rows, threads))
     save_figure(draw(rows), out / "ratios.png")
     print_rows(rows)
     return rows

@@ -165,21 +165,21 @@ def run(config: Config) -> list[ErrorRow]:
             return against_references(config, out)
         if config.fitted:
             fits = list(fitted.measure(config))
-            files.write_json(out / "metrics.json", [row._asdict() for row in fits])
+            files.write_results(out, {"rows": [row._asdict() for row in fits]})
             fitted.print_rows(fits)
             return []
         rows = []
         for row in measure(config):
             if rows and row.solver != rows[-1].solver:
                 # Written after each solver, in case the run is cut short.
-                files.write_json(out / "metrics.json", report(rows))
+                files.write_results(out, report(rows), finished=False)
             rows.append(row)
     if not rows:
         raise ValueError(
             "no solver fits: raise --budgets or --recommend, or name other solvers, "
             "schedules or grids"
         )
-    files.write_json(out / "metrics.json", report(rows))
+    files.write_results(out, report(rows))
     if config.site is not None:
         samples = config.seeds * config.starts
         files.write_json(config.site, curves(rows, samples), indent=None)
@@ -466,9 +466,7 @@ def against_references(config: Config, out: pathlib.Path) -> list[ErrorRow]:
     ours += list(optimised(config, task, ours))
     table = standings(budgets, ours, peers)
     every = [peer._asdict() for peer in peers if math.isfinite(peer.error)]
-    files.write_json(
-        out / "metrics.json", {"standings": table, **report(ours), "peers": every}
-    )
+    files.write_results(out, {"standings": table, **report(ours), "peers": every})
     print(
         f"\nheld-out 6-D mixture, σ from 80 to 0.002, {len(task.starts)} starts: root "
         "mean square error"

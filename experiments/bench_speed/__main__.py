@@ -106,7 +106,7 @@ def run(config: Config) -> dict[str, RatioRow]:
             rows += part(config)
             bar.update()
     results = {row.name: row for row in rows}
-    files.write_json(out / "metrics.json", report(results))
+    files.write_results(out, report(results))
     save_figure(draw(rows), out / "ratios.png")
     print_rows(rows)
     return results

@@ -24,7 +24,7 @@ required.
 
 Samplers of libraries are `diffjax:NAME`, `k_diffusion:NAME` and `diffusers:CLASS`, with
 settings in parentheses. The last two need the extra `peers`. OUT has metrics.json and
-report.html, a page without other files.
+report.html.
 
 Hardware and time: a function of NumPy or PyTorch takes 30 s on 2 CPU cores, most of it
 for the tables of the known solvers. `--library diffjax` takes 20 minutes, because each
@@ -109,8 +109,7 @@ def run(config: Config) -> list[Certificate]:
                 certificates.append(certificate)
                 with bar.external_write_mode():
                     report.print_certificate(certificates[-1])
-    files.write_json(out / "metrics.json", results(certificates))
-    report.write_page(certificates, out / "report.html")
+    files.write_results(out, results(certificates), shown=report.shown(certificates))
     if len(certificates) > 1:
         report.print_standings(certificates)
     print(f"\nwrote {out / 'report.html'}")

@@ -1,8 +1,7 @@
-"""Certificates as text, as JSON and as one page of HTML."""
+"""Certificates as text, as JSON and as HTML."""
 
 import html
 import io
-import pathlib
 import textwrap
 from collections.abc import Sequence
 
@@ -10,13 +9,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from experiments.certify.certificate import Certificate, Finding
+from experiments.shared import html_report
 
 __all__ = [
     "as_dict",
-    "page",
     "print_certificate",
     "print_standings",
-    "write_page",
+    "shown",
 ]
 
 SIGNS = {"pass": "✓", "fail": "✗", "note": "·"}
@@ -73,49 +72,33 @@ def _values(named, name):
 # --------------------------------------------------------------------------- HTML
 
 
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 50rem; margin: 2rem auto;
-  padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .6rem;
-  border-top: 1px solid #8886; }
-.pass { color: #1a7f37; } .fail { color: #d1242f; font-weight: bold; }
-.note { color: #888; }
-svg { max-width: 26rem; height: auto; background: white; }
-"""
-
-
-def page(certificates: Sequence[Certificate]) -> str:
-    """One page with every certificate. It needs no other file."""
-    parts = "\n".join(_section(certificate) for certificate in certificates)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>Certificates of samplers</title><style>{STYLE}</style></head>\n"
-        f"<body>\n<h1>Certificates of samplers</h1>\n{parts}\n</body></html>\n"
-    )
+def shown(certificates: Sequence[Certificate]) -> str:
+    """The certificates as HTML, for the page of the run."""
+    return "\n".join(_section(certificate) for certificate in certificates)
 
 
 def _section(certificate):
     rows = "\n".join(_row(finding) for finding in certificate.findings)
-    name = html.escape(certificate.sampler)
+    name = html_report.label(certificate.sampler)
     verdict = html.escape(_verdict(certificate))
     return (
-        f"<h2><code>{name}</code>: {verdict}</h2>\n"
-        f"<table>\n{rows}\n</table>\n{_drawing(certificate)}"
+        f"<h3><code>{name}</code>: {verdict}</h3>\n"
+        f'<table aria-label="findings">\n<tbody>\n{rows}\n</tbody></table>\n'
+        f"{_drawing(certificate)}"
     )
 
 
 def _row(finding: Finding) -> str:
     return (
-        f'<tr><td class="{finding.verdict}">{SIGNS[finding.verdict]}</td>'
-        f"<th>{html.escape(finding.name)}</th>"
+        f'<tr><td class="{finding.verdict}">'
+        f'<span role="img" aria-label="{finding.verdict}">{SIGNS[finding.verdict]}'
+        f'</span></td><th scope="row">{html.escape(finding.name)}</th>'
         f"<td>{html.escape(finding.text)}</td></tr>"
     )
 
 
 def _drawing(certificate):
-    """Error against steps, as SVG in the page."""
+    """Error against steps, as an image in the page."""
     if not certificate.errors:
         return ""
     steps, errors = zip(*certificate.errors, strict=True)
@@ -134,13 +117,8 @@ def _drawing(certificate):
     axis.xaxis.set_minor_locator(plt.NullLocator())
     axis.set_xticks(steps, [str(n) for n in steps])
     axis.set(xlabel=named.get("axis", "steps"), ylabel="error (mixture or Gaussians)")
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=130, bbox_inches="tight", facecolor="white")
     plt.close(figure)
-    drawing = text.getvalue()
-    return drawing[drawing.index("<svg") :]
-
-
-def write_page(certificates: Sequence[Certificate], path: pathlib.Path) -> None:
-    """Write the page."""
-    path.write_text(page(certificates), encoding="utf-8")
+    points = ", ".join(f"{e:.2g} at {n}" for n, e in certificate.errors)
+    return html_report.figure(png.getvalue(), f"Error against steps: {points}")

@@ -72,7 +72,7 @@ def run(config: Config) -> dict[str, Any]:
             )
     clock.lap("log Z")
     results["seconds"] = clock.laps
-    files.write_json(out / "metrics.json", results)
+    files.write_results(out, results)
     save_figure(draw_densities(target, fitted, results), out / "densities.png")
     save_figure(draw_log_z(config, results), out / "log_z.png")
     print_results(results)

@@ -109,7 +109,7 @@ def run(config: Config) -> dict[str, Any]:
         results["tasks"][name], drawn[name] = compare(config, task)
         clock.lap(name)
         results["seconds"] = clock.laps
-        files.write_json(out / "metrics.json", results)
+        files.write_results(out, results, finished=name == config.tasks[-1])
         print_task(name, results["tasks"][name])
         jax.clear_caches()
     save_figure(figures.draw(results, drawn), out / "few_step.png")

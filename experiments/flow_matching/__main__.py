@@ -142,7 +142,7 @@ def run(config: Config) -> dict[str, Any]:
         results["log_prob_error"] = measures.log_prob_errors(config, problem.target)
         clock.lap("log p")
     results["seconds"] = clock.laps
-    files.write_json(out / "metrics.json", results)
+    files.write_results(out, results)
     if problem.target is None:
         save_figure(
             figures.draw_images(problem.name, problem.exact, drawn), out / "samples.png"

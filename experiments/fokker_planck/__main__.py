@@ -85,7 +85,7 @@ def run(config: Config) -> dict[str, Any]:
         "residuals": {name: summary(sizes) for name, sizes in residuals.items()},
         "along_a_path": path.metrics,
     }
-    files.write_json(out / "metrics.json", metrics)
+    files.write_results(out, metrics)
     save_figure(
         fokker_planck_figures.draw_densities(config.paths, evolutions),
         out / "densities.png",

@@ -110,7 +110,7 @@ def run(config: Config) -> dict[str, Any]:
     metrics["grid"] = {
         direction: minima(surface, direction) for direction in ("forward", "reverse")
     }
-    files.write_json(out / "metrics.json", metrics)
+    files.write_results(out, metrics)
     save_figure(draw_pictures(config, fits, metrics), out / "pictures.png")
     save_figure(
         draw_landscape(config, surface, fits[1], metrics), out / "landscape.png"
@@ -207,9 +207,9 @@ def measure(
         "fisher_p_q": divergences.fisher_by_quadrature(p, q, *domain),
         "fisher_q_p": divergences.fisher_by_quadrature(q, p, *domain),
         "kl_p_q_by_samples": forward.value,
-        "kl_p_q_standard_error": forward.standard_error,
+        "kl_p_q_by_samples_standard_error": forward.standard_error,
         "kl_q_p_by_samples": reverse.value,
-        "kl_q_p_standard_error": reverse.standard_error,
+        "kl_q_p_by_samples_standard_error": reverse.standard_error,
         "gradient_norm": optimum.gradient_norm,
     }
     moments = {

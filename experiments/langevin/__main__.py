@@ -82,7 +82,7 @@ def run(config: Config) -> dict[str, Any]:
         "heavy_mode": modes,
         "seconds": clock.laps,
     }
-    files.write_json(out / "metrics.json", metrics)
+    files.write_results(out, metrics)
     save_figure(draw_paths(paths), out / "paths.png")
     save_figure(draw_histograms(line, counts, histograms), out / "histogram.png")
     save_figure(draw_bias(config, biases), out / "bias.png")

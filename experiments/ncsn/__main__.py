@@ -95,7 +95,7 @@ def run(config: Config) -> dict[str, Any]:
         | {"first": history[0]},
         "score_error": score_errors(keys[6], learned, target, ladder),
     }
-    files.write_json(out / "metrics.json", metrics)
+    files.write_results(out, metrics)
     save_figure(
         draw_samples(config, target, samples, metrics["heavy_mode"]),
         out / "samples.png",

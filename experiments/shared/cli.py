@@ -26,7 +26,7 @@ import tyro
 import diffjax as dj
 from experiments import stop_at_once
 from experiments.shared import devices
-from experiments.shared.files import locks
+from experiments.shared.files import locks, program
 
 Config = TypeVar("Config")
 
@@ -63,8 +63,7 @@ def main(
     """
     write_any_text()
     use_compilation_cache()
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = f"python -m {spec.name.removesuffix('.__main__')}" if spec else None
+    name = f"python -m {module}" if (module := program()) else None
     with _enduring_streams(), locks():
         try:
             if signal.getsignal(signal.SIGINT) is stop_at_once:

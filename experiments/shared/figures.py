@@ -12,13 +12,13 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 
 from experiments.shared import devices
-from experiments.shared.files import naming
+from experiments.shared.files import add_figure, naming
 
 PALE_GREYS = ListedColormap(plt.get_cmap("Greys")(np.linspace(0, 0.75, 256)))
 
 
 def save_figure(figure: Any, path: pathlib.Path) -> None:
-    """Save a matplotlib figure as PNG and close it.
+    """Save a matplotlib figure as PNG, show it in the run's report, and close it.
 
     Args:
       figure: The figure.
@@ -27,8 +27,34 @@ def save_figure(figure: Any, path: pathlib.Path) -> None:
     if devices.is_first():
         with naming(path):
             figure.savefig(path, dpi=130, bbox_inches="tight", facecolor="white")
+        add_figure(path, described(figure))
     plt.close(figure)
     print(f"wrote {path}")
+
+
+def described(figure: Any) -> str:
+    """A figure in words, for those who do not see it: its titles, axes and legends.
+
+    Args:
+      figure: A matplotlib figure.
+
+    Returns:
+      Sentences, empty if it has no text.
+    """
+    seen: dict[str, None] = {}
+    heading = " ".join(figure.get_suptitle().split())
+    for axis in figure.axes:
+        words = [axis.get_title(), axis.get_title("left")]
+        words += [
+            f"{axis.get_ylabel()} over {axis.get_xlabel()}".removesuffix(" over ")
+        ]
+        legend = axis.get_legend()
+        if legend is not None:
+            words += [", ".join(text.get_text() for text in legend.get_texts())]
+        words = [" ".join(word.split()).removeprefix("over ") for word in words]
+        seen["; ".join(dict.fromkeys(word for word in words if word))] = None
+    panels = [words for words in seen if words]
+    return ". ".join(([heading] if heading else []) + panels)
 
 
 def image_grid(

@@ -1,18 +1,26 @@
-"""The folder of a run: its lock, config.json, metrics.json and other JSON files."""
+"""The folder of a run: its lock, config.json, metrics.json and report.html."""
 
+import ast
 import contextlib
 import dataclasses
+import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import re
+import shlex
 import sys
+import time
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.shared import devices
+import diffjax
+import experiments
+from experiments.shared import devices, html_report
 
 EXPERIMENT = "experiment"
 """The entry of config.json that names the experiment."""
@@ -30,6 +38,8 @@ def locks():
         for one in held.values():
             one.release()
 
+
+_TEMPORARY = r"\..+\.(json(\.writing|[a-z0-9_]{8})|html\.writing)"
 
 # Locks by folder. None outside of `cli.main`, where nothing is locked.
 _held: dict[pathlib.Path, Any] | None = None
@@ -61,12 +71,12 @@ def open_folder(config: Any) -> pathlib.Path:
         _held[out.absolute()] = lock.Lock(out)
         # Runs that were killed leave temporary files.
         for path in out.iterdir():
-            if re.fullmatch(r"\..+\.json(\.writing|[a-z0-9_]{8})", path.name):
+            if re.fullmatch(_TEMPORARY, path.name):
                 path.unlink()
-    device = jax.devices()[0]
+    global _run
+    _run = _Run(out.absolute(), name or out.absolute().name, used)
     print(
-        f"writing to {out}/ on {used} × {device.device_kind} "
-        f"({device.platform}), jax {jax.__version__}",
+        f"writing to {out}/ on {_run.device}, jax {jax.__version__}",
         flush=True,
     )
     return out
@@ -91,9 +101,15 @@ def experiment_of(config: Any) -> str | None:
     """The NAME of experiments/NAME, where the flags' dataclass is. None elsewhere."""
     module = type(config).__module__
     if module == "__main__":
-        module = getattr(getattr(sys.modules[module], "__spec__", None), "name", "")
+        module = program() or ""
     package, _, rest = module.partition(".")
     return rest.partition(".")[0] if package == "experiments" and rest else None
+
+
+def program() -> str | None:
+    """The module that `python -m` runs. None if Python was started otherwise."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name.removesuffix(".__main__") if spec else None
 
 
 def _stored_experiment(out):
@@ -145,6 +161,24 @@ def write_json(
     Raises:
       FileNotFoundError: If the folder was removed during the run.
     """
+    write_text(path, _as_json(values, indent))
+
+
+def _as_json(values, indent=2):
+    plain = lambda v: np.asarray(v).tolist()
+    return json.dumps(values, indent=indent, default=plain) + "\n"
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a text file, atomically. Of several processes only the first writes.
+
+    Args:
+      path: The file.
+      text: Its content.
+
+    Raises:
+      FileNotFoundError: If the folder was removed during the run.
+    """
     if not devices.is_first():
         return
     folder = path.absolute().parent
@@ -156,22 +190,146 @@ def write_json(
         )
     # The name is the same each time, so that kills leave one file at most.
     temporary = path.with_name(f".{path.name}.writing")
-    plain = lambda v: np.asarray(v).tolist()
-    text = json.dumps(values, indent=indent, default=plain) + "\n"
     with naming(path):
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
 
 
-def write_results(out: pathlib.Path, results: dict[str, Any]) -> None:
-    """Write the results of a run and the name of its device to metrics.json.
+# ------------------------------------------------------------- results and report
+
+
+@dataclasses.dataclass
+class _Run:
+    """The run whose folder was opened last, for its report."""
+
+    folder: pathlib.Path
+    name: str
+    devices: int
+
+    def __post_init__(self):
+        self.started, self.clock = _now(), time.perf_counter()
+        self.resumed = any(self.folder.glob("*checkpoints"))
+        self.figures: dict[pathlib.Path, str] = {}
+        self.results: tuple[str, str, bool] | None = None  # text, shown, finished
+
+    @property
+    def device(self) -> str:
+        """Number, name and platform of the devices."""
+        device = jax.devices()[0]
+        return f"{self.devices} × {device.device_kind} ({device.platform})"
+
+
+_run: _Run | None = None
+
+
+def write_results(
+    out: pathlib.Path,
+    results: dict[str, Any],
+    *,
+    shown: str = "",
+    finished: bool = True,
+) -> None:
+    """Write the results of a run to metrics.json and report.html.
+
+    The report holds the figures that `save_figure` saves in the folder, before or
+    after.
 
     Args:
       out: The run's folder.
       results: Numbers and arrays by name. "device" is added to it.
+      shown: HTML that the report shows before the numbers.
+      finished: Whether no further results follow.
     """
+    global _run
     results["device"] = jax.devices()[0].device_kind
-    write_json(out / "metrics.json", results)
+    text = _as_json(results)
+    write_text(out / "metrics.json", text)
+    if _run is None or _run.folder != out.absolute():
+        _run = _Run(out.absolute(), out.absolute().name, jax.device_count())
+    _run.results = text, shown, finished
+    _write_report()
+
+
+def add_figure(path: pathlib.Path, alt: str) -> None:
+    """Show a figure of the run in its report.
+
+    Args:
+      path: The PNG file. Only those in the run's folder are shown.
+      alt: What it shows, in words.
+    """
+    if _run is not None and _run.folder == path.absolute().parent:
+        _run.figures[path.absolute()] = alt
+        if _run.results is not None:
+            _write_report()
+
+
+def _write_report():
+    if not devices.is_first():
+        return
+    text, shown, finished = _run.results
+    config = _run.folder / "config.json"
+    notes = []
+    if not finished:
+        notes.append("The run is not finished. These are its results so far.")
+    if _run.resumed:
+        notes.append(
+            "The run went on from the checkpoints of an earlier one, whose time is not "
+            "in the time below."
+        )
+    page = html_report.whole(
+        html_report.Report(
+            name=_run.name,
+            document=_document(_run.name),
+            metrics=text,
+            config=config.read_text(encoding="utf-8") if config.is_file() else "",
+            figures=[html_report.Figure(*pair) for pair in _run.figures.items()],
+            about=_about(_run),
+            shown=shown,
+            notes=notes,
+        )
+    )
+    write_text(_run.folder / "report.html", page)
+
+
+def _about(run):
+    name = program()
+    of_an_experiment = name is not None and name.startswith("experiments.")
+    command = ["python", "-m", name, *sys.argv[1:]] if of_an_experiment else None
+    versions = {"python": platform.python_version()}
+    for package in ("diffjax", "jax", "jaxlib", "flax"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    versions.setdefault("diffjax", diffjax.__version__)
+    seconds = time.perf_counter() - run.clock
+    return {
+        "command": shlex.join(command) if command else "called from Python",
+        "started": run.started,
+        "ran for": _duration(seconds),
+        "device": run.device,
+        "processes": str(jax.process_count()),
+        "platform": platform.platform(),
+        **versions,
+    }
+
+
+def _now():
+    now = datetime.datetime.now(datetime.UTC)
+    return f"{now:%Y-%m-%d %H:%M} UTC"
+
+
+def _duration(seconds):
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _document(name):
+    """The docstring of an experiment, without importing it. Empty if there is none."""
+    path = pathlib.Path(experiments.__path__[0]) / name / "__main__.py"
+    if not path.is_file():
+        return ""
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
 
 @contextlib.contextmanager

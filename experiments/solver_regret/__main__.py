@@ -94,7 +94,7 @@ def run(config: Config) -> dict[str, Any]:
                 write_errors(out / "errors.json", rows)
                 jax.clear_caches()
     summary = summarise(rows, config.budgets)
-    files.write_json(out / "metrics.json", summary)
+    files.write_results(out, summary)
     print_summary(summary)
     return summary
 

@@ -77,9 +77,9 @@ def run(config: Config) -> dict[str, Any]:
                 done: min(row[kind]["gap"] for kind in row)
                 for done, row in results.items()
             }
-            files.write_json(
-                out / "metrics.json", {"targets": results, "best_gap": best}
-            )
+            metrics = {"targets": results, "best_gap": best}
+            last = len(fitted) == len(config.targets) * len(config.flows)
+            files.write_results(out, metrics, finished=last)
     save_figure(draw_densities(config, fitted, results), out / "densities.png")
     save_figure(draw_samples(config, fitted, results), out / "samples.png")
     print_results(results)

@@ -59,9 +59,7 @@ def run(config: Config) -> dict[str, Any]:
             simulations[name] = simulate(config, target, name, bar)
             results[name] = measure(config, target, name, simulations[name])
             bar.update()
-    files.write_json(
-        out / "metrics.json", {"target": config.target, "schedules": results}
-    )
+    files.write_results(out, {"target": config.target, "schedules": results})
     for name in config.schedules:
         save_figure(
             draw_densities(config, target, name, simulations[name]),

@@ -1,0 +1,192 @@
+"""The report that every run leaves: one HTML page that holds all of it.
+
+Each test of an experiment also checks its report, by `checked_reports` of conftest.
+"""
+
+import ast
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+
+from experiments.kl_directions.__main__ import Config
+from experiments.shared import devices, figures, files, html_report
+from tests import reports
+
+ROOT = pathlib.Path(__file__).parents[1]
+MAINS = sorted((ROOT / "experiments").glob("*/__main__.py"))
+
+HOSTILE = "<script>alert(1)</script>\"'&<img src=http://example.org onerror=x>"
+
+
+def calls(path):
+    """Names of the functions that a module calls, with the text of their calls."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func).rpartition(".")[2], ast.unparse(node)
+
+
+@pytest.mark.parametrize("main", MAINS, ids=lambda path: path.parent.name)
+def test_every_experiment_writes_its_results_with_a_report(main):
+    assert "write_results" in dict(calls(main))
+    for path in main.parent.rglob("*.py"):
+        for name, call in calls(path):
+            other = name in ("write_json", "write_text", "dump")
+            assert not (other and "metrics.json" in call), call
+            assert name != "savefig" or path.parent.name == "certify", call
+
+
+@pytest.mark.parametrize("main", MAINS, ids=lambda path: path.parent.name)
+def test_every_docstring_starts_with_a_question(main):
+    question = html_report.paragraphs(files._document(main.parent.name))[0]
+    assert question.endswith("?") or main.parent.name == "train"
+
+
+def make_run(out, results, *, title="Errors", **settings):
+    """A run of one figure before and one after its results."""
+    files.start(Config(out=out))
+    for name in ("pictures.png", "other.png"):
+        figure, axis = figures.plt.subplots(figsize=(2, 1))
+        axis.set(title=title, xlabel="steps", ylabel="error, nats")
+        figures.save_figure(figure, out / name)
+        if name == "pictures.png":
+            files.write_results(out, results, **settings)
+    return reports.check(out, ["pictures.png", "other.png"])
+
+
+def test_a_report_tells_question_flags_versions_and_device(tmp_path, monkeypatch):
+    spec = dataclasses.make_dataclass("Spec", ["name"])
+    monkeypatch.setattr(
+        sys.modules["__main__"], "__spec__", spec("experiments.kl_directions.__main__")
+    )
+    monkeypatch.setattr(sys, "argv", ["x", "--out", "a b"])
+    page = make_run(tmp_path, {"kl": 0.5})
+    for text in (
+        "Which Gaussian is nearest to a density of two modes",
+        "python -m experiments.kl_directions --out 'a b'",
+        "Expect on the line with the defaults",
+        "The three optima over p",  # the docstring's words on pictures.png
+        "separation",
+        "1 × cpu (cpu)",
+        *("jaxlib", "flax", "diffjax", "platform", "ran for", " UTC"),
+    ):
+        assert text in page.text, text
+    assert page.of("img")[0]["alt"] == "Errors; error, nats over steps"
+    assert "not finished" not in page.text
+
+
+def test_arrays_pairs_and_groups_are_tables(tmp_path):
+    flow = {"gap": 0.01234, "standard_error": 0.0056, "curve": [{"step": 1, "nll": 2}]}
+    results = {
+        "bits": 1.65234,
+        "bits_standard_error": 0.0124,
+        "lost": math.nan,
+        "far": -math.inf,
+        "none": None,
+        "count": 1234567,
+        "tiny": 1.23456e-7,
+        "curve": np.linspace(0, 1, 100),
+        "empty": {},
+        "rms": {"1": 0.5, "2": 0.25},
+        "rms_standard_error": {"1": 0.01, "2": 0.02},
+        "flows": {"maf": flow, "spline": flow | {"gap": -0.5, "extra": 3}},
+        "grid": {"up": [{"x": 1.0}], "down": [{"x": 2.0}, {"x": 3.0}]},
+        "matrix": [[1.5, 2.5], [3.5, math.nan]],
+        "ragged": [[1.0], [2.0, 3.0]] * 4,
+        "deep": {"a": {"b": {"c": {"d": 7}}}},
+    }
+    page = make_run(tmp_path, results)
+    for text in (
+        *("1.652 ± 0.012", "NaN", "−∞", "1234567", "1.235e−7", "0.500 ± 0.010"),
+        *("0.0123 ± 0.0056", "−0.5000 ± 0.0056", "[1.5, 2.5], [3.5, NaN]"),
+        "100 numbers from 0 to 1, mean 0.5",
+        *("flows › curve", "b c d"),
+    ):
+        assert text in page.text, text
+    heads = [th for th in page.of("th") if "scope" not in th]
+    assert page.of("details") and not heads
+
+
+@pytest.mark.parametrize(
+    "value, error, shown",
+    [
+        (1.65234, 0.0124, "1.652 ± 0.012"),
+        (31.5, 0.0996, "31.50 ± 0.10"),
+        (1234.5, 120.0, "1234 ± 120"),
+        (0.5, math.nan, "0.5 ± NaN"),
+        (math.nan, 0.1, "NaN ± 0.1"),
+        (2, 0.0, "2 ± 0"),
+        (3e-9, 1e-10, "3e−9 ± 1e−10"),
+    ],
+)
+def test_a_number_ends_with_the_digits_of_its_error(value, error, shown):
+    assert html_report.with_error(value, error) == shown
+
+
+def test_hostile_texts_stay_texts(tmp_path):
+    results = {HOSTILE: HOSTILE, "rows": [{HOSTILE: HOSTILE}], "list": [HOSTILE] * 9}
+    results |= {"group": {HOSTILE: {HOSTILE: 1}, "b": {HOSTILE: 2}}}
+    page = make_run(tmp_path, results, title=HOSTILE)
+    assert page.text.count(HOSTILE) > 10
+    assert len(page.of("img")) == 2
+
+
+def test_a_run_that_goes_on_says_so(tmp_path):
+    """A run cut short leaves a whole page, and one that resumes names its past."""
+    assert (
+        "The run is not finished" in make_run(tmp_path, {"a": 1}, finished=False).text
+    )
+    assert "The run is not finished" not in make_run(tmp_path, {"a": 1}).text
+    (tmp_path / "b" / "checkpoints").mkdir(parents=True)
+    files.open_folder(Config(out=tmp_path / "b"))
+    files.write_results(tmp_path / "b", {"a": 1})
+    assert "checkpoints of an earlier one" in reports.check(tmp_path / "b").text
+
+
+def test_a_report_is_whole_at_each_moment(tmp_path, monkeypatch):
+    """Killed while it writes, a run leaves the report before."""
+    make_run(tmp_path, {"a": 1})
+    before = (tmp_path / "report.html").read_text()
+
+    def killed(source, target):
+        if str(target).endswith(".html"):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    rename = os.replace
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        files.write_results(tmp_path, {"a": 2})
+    assert (tmp_path / "report.html").read_text() == before
+    with files.locks():  # as at the next start
+        files.open_folder(Config(out=tmp_path))
+        assert not list(tmp_path.glob(".report*"))
+    files.write_results(tmp_path, {"a": 3})
+
+
+def test_only_the_first_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "is_first", lambda: False)
+    files.write_results(tmp_path, {"a": 1})
+    figures.save_figure(figures.plt.figure(), tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_figures_of_other_folders_and_lost_ones_are_left_out(tmp_path):
+    make_run(tmp_path / "a", {"a": 1})
+    (tmp_path / "a" / "other.png").unlink()
+    figures.save_figure(figures.plt.figure(), tmp_path / "b.png")
+    files.write_results(tmp_path / "a", {"a": 2})
+    page = reports.Page((tmp_path / "a" / "report.html").read_text())
+    assert len(page.of("img")) == 1
+    make_run(tmp_path / "a", {"a": 3})  # for the check at the end
+
+
+def test_results_of_no_opened_folder_have_a_report(tmp_path):
+    files.write_results(tmp_path, {"a": 1})
+    assert "called from Python" in reports.check(tmp_path).text
+    assert json.loads((tmp_path / "metrics.json").read_text())["a"] == 1
