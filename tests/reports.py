@@ -1,4 +1,4 @@
-"""What the report of every run must be: whole, self-contained and accessible."""
+"""The check of a run's report: whole, self-contained and accessible."""
 
 import html.parser
 import json

@@ -59,7 +59,7 @@ def make_run(out, results, *, title="Errors", **settings):
     return reports.check(out, ["pictures.png", "other.png"])
 
 
-def test_a_report_tells_question_flags_versions_and_device(tmp_path, monkeypatch):
+def test_a_report_shows_question_flags_versions_and_device(tmp_path, monkeypatch):
     spec = dataclasses.make_dataclass("Spec", ["name"])
     monkeypatch.setattr(
         sys.modules["__main__"], "__spec__", spec("experiments.kl_directions.__main__")

@@ -119,7 +119,15 @@ def section(title: str, body: str, *, folded: bool = False) -> str:
 
 
 def fold(summary: str, body: str) -> str:
-    """HTML that a click on its summary shows."""
+    """Content that is hidden until the reader opens it.
+
+    Args:
+      summary: The text that is always visible.
+      body: HTML of the content.
+
+    Returns:
+      HTML.
+    """
     shown = html.escape(summary)
     return f"<details><summary>{shown}</summary><div>{body}</div></details>"
 
@@ -157,7 +165,15 @@ def figure(png: bytes, alt: str, caption: str = "") -> str:
 
 
 def download(name: str, text: str) -> str:
-    """A link that saves a JSON file, which the page holds whole."""
+    """A link that saves a JSON file, whose content is in the link.
+
+    Args:
+      name: Name of the file.
+      text: Its content.
+
+    Returns:
+      HTML.
+    """
     address = _data("application/json", text.encode())
     return f'<a download="{html.escape(name)}" href="{address}">{html.escape(name)}</a>'
 
@@ -177,7 +193,15 @@ class Pair(NamedTuple):
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number in a few significant digits. Whole numbers have all of theirs."""
+    """A number in a few significant digits.
+
+    Args:
+      value: The number. An int is shown with all digits.
+      digits: Significant digits of a float.
+
+    Returns:
+      Its text.
+    """
     if isinstance(value, int):
         return str(value).replace("-", "−")
     if math.isnan(value):
@@ -194,7 +218,15 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """A number to the last digit of its standard error, which has two."""
+    """A number rounded to the last shown digit of its standard error.
+
+    Args:
+      value: The number.
+      error: Its standard error, shown with two significant digits.
+
+    Returns:
+      "value ± error".
+    """
     if math.isfinite(value) and math.isfinite(error) and 1e-6 <= error < 1e4:
         decimals = max(0, 1 - math.floor(math.log10(float(f"{error:.1e}"))))
         if abs(value) < 1e6:
@@ -212,8 +244,8 @@ def joined(values: Mapping[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, value in values.items():
         base = name.removesuffix("standard_error")
-        of = base[:-1] if base.endswith("_") else next(reversed(shown), None)
-        mate = shown.get(of) if of is not None and base != name else None
+        of: Any = base[:-1] if base.endswith("_") else next(reversed(shown), None)
+        mate: Any = shown.get(of) if of is not None and base != name else None
         if _is_number(mate) and _is_number(value):
             shown[of] = Pair(mate, value)
         elif _numbers_of(mate) and _numbers_of(value) and mate.keys() == value.keys():
@@ -481,18 +513,18 @@ def paragraphs(document: str) -> list[str]:
     """The paragraphs and list items of a docstring, unwrapped. Lines of code, which
     are indented, keep their breaks.
     """
-    found: list[str] = []
+    parts: list[str] = []
     for block in re.split(r"\n\s*\n", document.strip("\n")):
         lines = block.split("\n")
         if all(line.startswith("    ") for line in lines):
-            found.append(block)
+            parts.append(block)
             continue
         for line in lines:
             if line.startswith("- ") or line is lines[0]:
-                found.append(line.strip())
+                parts.append(line.strip())
             else:
-                found[-1] += f" {line.strip()}"
-    return found
+                parts[-1] += f" {line.strip()}"
+    return parts
 
 
 def prose(parts: Iterable[str]) -> str:
@@ -513,15 +545,24 @@ def prose(parts: Iterable[str]) -> str:
 
 
 def captions(parts: Iterable[str]) -> dict[str, str]:
-    """What a docstring says about its figures: items "- NAME.png: text" by NAME.png,
-    in which <words> stand for any.
+    """The captions in a docstring, list items "- NAME.png: text", by NAME.png.
+
+    A <word> in NAME stands for any text.
     """
     pairs = (re.fullmatch(r"- (\S+\.png): (.+)", part) for part in parts)
     return {pair[1]: pair[2] for pair in pairs if pair}
 
 
 def caption_of(name: str, known: Mapping[str, str]) -> str:
-    """The text of a figure from `captions`. Empty without one."""
+    """The caption of a figure.
+
+    Args:
+      name: Name of its file.
+      known: Captions as `captions` returns them.
+
+    Returns:
+      The caption. Empty if there is none.
+    """
     for pattern, text in known.items():
         words = re.split(r"<\w+>", pattern)
         if re.fullmatch(".+".join(map(re.escape, words)), name):
@@ -545,7 +586,7 @@ class Figure(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What the report of a run tells.
+    """The content of a run's report.
 
     Attributes:
       name: Name of the experiment.
