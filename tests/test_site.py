@@ -76,7 +76,6 @@ def test_every_page_is_whole(folder, window):
     for path in pages(folder):
         window.faults.clear()
         window.goto(path.as_uri())
-        window.wait_for_load_state("networkidle")
         seen = window.evaluate(LOOK)
         faults = [*window.faults, *(f"no image: {url}" for url in seen["images"])]
         faults += [f"wider than the window by {seen['wide']}"] * (seen["wide"] > 0)
