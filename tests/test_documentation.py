@@ -368,7 +368,7 @@ def test_a_page_that_shows_something_else_or_raises_is_found(
 
 def test_numbers_without_a_source_are_found():
     text = "An error of 0.12, 3.4 % and 5.6.\n\n" + PAGE.format("print(0.1234)", "0.12")
-    assert blocks.unsupported(text, ["0.1234 0.034\n"]) == ["5.6."]
+    assert blocks.unsupported(text, ["0.1234 0.034\n"]) == ["5.6"]
 
 
 def test_outputs_are_written_into_a_page():
