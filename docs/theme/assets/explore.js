@@ -116,8 +116,8 @@
   const html = make("http://www.w3.org/1999/xhtml");
   const svg = make("http://www.w3.org/2000/svg");
 
-  /* A name that can break after its underscores. */
-  const breakable = (name) => name.split(/(?<=_)/)
+  /* A name that can break after its underscores and before its parenthesis. */
+  const breakable = (name) => name.split(/(?<=_)|(?=\()/)
     .flatMap((part, i) => (i ? [html("wbr"), part] : [part]));
 
   function shape(slot, x, y, size) {
@@ -387,6 +387,7 @@
       inside.append(svg("path", { class: "line other", d: path(finite(curve.points)) }));
     }
     drawn = [];
+    const groups = [];
     for (const curve of chosen) {
       const slot = slotOf(curve.name);
       const points = finite(curve.points);
@@ -401,8 +402,9 @@
         group.append(shape(slot, at.x, at.y, 0.6 * em));
         drawn.push(at);
       }
-      inside.append(group);
+      groups.unshift(group); // The first is drawn last, on top.
     }
+    inside.append(...groups);
     layer.push(inside);
     if (wide) layer.push(...names(chosen, x, y, { em, top, bottom: height - bottom, ys,
       edge: width - right }));
@@ -591,7 +593,8 @@
         html("th", { scope: "row", class: "column-solver" },
           html("span", { class: "key" }, slot >= 0 ? swatch(slot) : ""),
           address ? html("a", { href: `../${address}`, title: code }, name) : name),
-        ...COLUMNS.slice(1).map(({ key }) => html("td", { class: `column-${key}` }, String(cells[key]))));
+        ...COLUMNS.slice(1).map(({ key }) => html("td", { class: `column-${key}` },
+          ...breakable(String(cells[key])))));
     }));
     const { measure } = problem();
     caption.textContent = `${MEASURES[measure].title} (${unit}) at most ${state.budget} `
