@@ -123,7 +123,11 @@ def test_the_table_and_the_curves_are_the_stored_numbers(window, view):
             for solver, error in wanted.items():
                 assert math.isclose(seen[solver], error, rel_tol=6e-3), solver
             least = min(wanted, key=wanted.get)
-            assert wanted[page.inner_text("#explore .least strong")] == wanted[least]
+            top = page.inner_text("#explore .least strong")
+            assert wanted[top] == wanted[least]
+            code = page.inner_text("#explore .code").strip().split("\n")
+            assert code[0] == f"solver = {DATA['solvers'][top]['code']}"
+            assert len(code) == 2 and code[1].startswith("ts = ")
         drawn = page.evaluate(
             """() => Object.fromEntries([...document.querySelectorAll(
               "#explore g[data-solver]")].map(g =>
@@ -225,6 +229,26 @@ def test_the_pointer_shows_the_point_under_it(window):
     assert page.inner_text("#explore .readout") == ""
 
 
+def test_solvers_that_are_not_distinguished_are_named(window):
+    """Those whose interval reaches that of the first: 4 by name, then a count."""
+    view, budget = VIEWS_OF["edm"] | {"stochastic": True}, 32
+    page = window(
+        hash=f"#target=mixture_2d&schedule=edm&kind=stochastic&budget={budget}"
+    )
+    best = {}
+    for solver, grids in problem(view)["curves"].items():
+        points = [p for ps in grids.values() for p in ps if p[0] == budget and p[3]]
+        if points:
+            best[solver] = min(points, key=lambda point: point[3])
+    order = sorted(best, key=lambda solver: best[solver][3])
+    tied = [s for s in order[1:] if best[s][4] <= best[order[0]][5]]
+    assert len(tied) > 4
+    assert page.inner_text("#explore .tied") == (
+        f"Not distinguished from it at 95 %: {', '.join(tied[:4])} and "
+        f"{len(tied) - 4} more."
+    )
+
+
 def test_the_address_holds_the_view(window):
     """A page that is opened at the address of another shows the same."""
     page = window()
@@ -271,7 +295,7 @@ def test_it_fits_and_every_control_has_a_name(window, width, scheme):
     nameless = page.evaluate(
         """() => [...document.querySelectorAll(
           "#explore :is(button, select, input, a, [tabindex])")].filter(e =>
-          !(e.getAttribute("aria-label") || e.textContent.trim()
+          !(e.getAttribute("aria-label") || e.title || e.textContent.trim()
             || [...e.labels ?? []].map(l => l.textContent.trim()).join("")))
           .map(e => e.outerHTML)"""
     )

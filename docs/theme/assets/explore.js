@@ -25,6 +25,7 @@
   };
   const COLOURS = 8; // of explore.css
   const SHAPES = ["circle", "square", "triangle", "diamond"];
+  const NAME = 1.3; // height of a name beside its curve, in em
   const COMPARED = ["ddim", "heun", "ddim(1)", "euler_maruyama"]; // shown at first
 
   // ------------------------------------------------------------ data
@@ -267,8 +268,20 @@
   // ------------------------------------------------------------ answer
 
   const answer = html("p", { class: "least", "aria-live": "polite" });
+  const code = html("code");
   const codeBlock = html("pre", { class: "code", tabindex: "0", role: "region",
-    "aria-label": "Code of the solver of least error" }, html("code"));
+    "aria-label": "Code of the solver of least error" }, code);
+
+  /* Solvers whose interval reaches that of the first. */
+  function tied([top, ...others]) {
+    const names = others.filter((row) => row.low !== null && row.low <= top.high)
+      .map((row) => row.solver);
+    if (!names.length) return [];
+    const listed = names.slice(0, 4).join(", ");
+    const more = names.length > 4 ? ` and ${names.length - 4} more` : "";
+    return [" ", html("span", { class: "tied" },
+      `Not distinguished from it at 95 %: ${listed}${more}.`)];
+  }
 
   function drawAnswer(rows, unit) {
     const top = rows[0];
@@ -280,8 +293,9 @@
     }
     answer.replaceChildren(
       `Least error at most ${state.budget} evaluations: `,
-      html("strong", {}, top.solver), `, ${withInterval(top, unit)}, ${gridText(top)}.`);
-    codeBlock.firstChild.textContent = [
+      html("strong", {}, top.solver), `, ${withInterval(top, unit)}, ${gridText(top)}.`,
+      ...tied(rows));
+    code.textContent = [
       `solver = ${data.solvers[top.solver].code}`,
       top.grid === "ends"
         ? "ts = jnp.asarray([schedule.t_max, schedule.t_min])" : `ts = ${gridCode(top)}`,
@@ -322,9 +336,10 @@
     const wide = width > 40 * em;
     const height = Math.round(Math.min(Math.max(0.62 * width, 23 * em), 36 * em));
     const left = 4.4 * em;
-    const right = wide ? 12 * em : 0.8 * em;
     const top = 2 * em;
     const bottom = 3.4 * em;
+    const named = wide && chosen.length * NAME * em <= height - top - bottom;
+    const right = named ? 12 * em : 0.8 * em;
 
     const all = finite(curves.flatMap((curve) => curve.points));
     const budgeted = all.filter((point) => point.budget !== null);
@@ -406,7 +421,7 @@
     }
     inside.append(...groups);
     layer.push(inside);
-    if (wide) layer.push(...names(chosen, x, y, { em, top, bottom: height - bottom, ys,
+    if (named) layer.push(...names(chosen, x, y, { em, top, bottom: height - bottom,
       edge: width - right }));
     layer.push(svg("g", { class: "cursor" }));
     canvas.replaceChildren(...layer);
@@ -421,11 +436,10 @@
       .filter((end) => end.p)
       .map((end) => ({ ...end, h: Math.min(Math.max(y(end.p.error), top), bottom) }))
       .sort((a, b) => a.h - b.h);
-    if (ends.length > (bottom - top) / (1.3 * em)) return [];
     ends.forEach((end, i) => {
-      end.at = Math.max(end.h, i ? ends[i - 1].at + 1.3 * em : top);
+      end.at = Math.max(end.h, i ? ends[i - 1].at + NAME * em : top);
     });
-    for (let i = ends.length - 1, limit = bottom; i >= 0; i--, limit = ends[i + 1].at - 1.3 * em) {
+    for (let i = ends.length - 1, limit = bottom; i >= 0; i--, limit = ends[i + 1].at - NAME * em) {
       ends[i].at = Math.min(ends[i].at, limit);
     }
     return ends.flatMap(({ name, p, h, at }) => {
