@@ -272,7 +272,7 @@
   const codeBlock = html("pre", { class: "code", tabindex: "0", role: "region",
     "aria-label": "Code of the solver of least error" }, code);
 
-  /* Solvers whose interval reaches that of the first. */
+  /* Solvers whose interval overlaps that of the first. */
   function tied([top, ...others]) {
     const names = others.filter((row) => row.low !== null && row.low <= top.high)
       .map((row) => row.solver);
