@@ -229,8 +229,8 @@ def test_the_pointer_shows_the_point_under_it(window):
     assert page.inner_text("#explore .readout") == ""
 
 
+def test_solvers_that_are_not_distinguished_are_named(window):
     """Solvers with overlapping intervals: four by name, then a count."""
-    """Those whose interval reaches that of the first: 4 by name, then a count."""
     view, budget = VIEWS_OF["edm"] | {"stochastic": True}, 32
     page = window(
         hash=f"#target=mixture_2d&schedule=edm&kind=stochastic&budget={budget}"
