@@ -69,7 +69,7 @@ def _work(tasks, pipe):
     pipe.send(None)
 
 
-def _speaks(pipe, pid, seconds):
+def _has_message(pipe, pid, seconds):
     """True once a message is there, False if the process used up its time before."""
     start, deadline = _processor_seconds(pid), time.monotonic() + 10 * seconds
     while not pipe.poll(0.5):
@@ -103,7 +103,7 @@ def run(tasks):
         running = False
         while True:
             try:
-                if not _speaks(here, worker.pid, SECONDS if running else 120):
+                if not _has_message(here, worker.pid, SECONDS if running else 120):
                     yield tasks[done], "hangs"
                     done += 1
                     break

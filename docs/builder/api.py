@@ -6,6 +6,8 @@ import inspect
 import types
 from typing import NamedTuple
 
+import diffjax
+
 
 class Topic(NamedTuple):
     """A page of the API.
@@ -13,20 +15,49 @@ class Topic(NamedTuple):
     Attributes:
       slug: Name of the page.
       title: Its title.
-      modules: Modules whose public names it lists. `diffjax` stands for the verbs that
-        it exports itself.
+      packages: Modules whose public names it lists, with those of their public
+        submodules.
       first: Defining modules that come first, by their last names. The others follow
         in the order in which the package imports them.
     """
 
     slug: str
     title: str
-    modules: tuple[str, ...]
+    packages: tuple[str, ...]
     first: tuple[str, ...] = ()
 
+    @property
+    def modules(self) -> list[str]:
+        """The packages, each followed by its public submodules."""
+        return [name for package in self.packages for name in with_submodules(package)]
+
+
+def with_submodules(module_name: str) -> list[str]:
+    """A module and the public modules below it.
+
+    Args:
+      module_name: Full dotted name.
+
+    Returns:
+      Full dotted names.
+    """
+    module, names = importlib.import_module(module_name), [module_name]
+    for name in module.__all__:
+        if isinstance(getattr(module, name), types.ModuleType):
+            names += with_submodules(f"{module_name}.{name}")
+    return names
+
+
+def short(name: str) -> str:
+    """A full dotted name as users write it, from `dj` on."""
+    return name.replace("diffjax", "dj", 1)
+
+
+VERBS = ("diffjax.sampling", "diffjax.likelihood")
+"""Modules whose names `diffjax` exports itself."""
 
 TOPICS = (
-    Topic("verbs", "Sample and evaluate", ("diffjax.sampling", "diffjax.likelihood")),
+    Topic("verbs", "Sample and evaluate", VERBS),
     Topic("schedules", "Schedules", ("diffjax.schedules",)),
     Topic("targets", "Exact targets", ("diffjax.targets",)),
     Topic("predictions", "Networks to denoisers", ("diffjax.predictions",)),
@@ -38,16 +69,7 @@ TOPICS = (
     ),
     Topic("grids", "Grids", ("diffjax.grids",)),
     Topic("tuning", "Fitted grids and solvers", ("diffjax.tuning",)),
-    Topic(
-        "losses",
-        "Losses",
-        (
-            "diffjax.losses",
-            "diffjax.losses.times",
-            "diffjax.losses.weights",
-            "diffjax.losses.uncertainty",
-        ),
-    ),
+    Topic("losses", "Losses", ("diffjax.losses",)),
     Topic("training", "Training", ("diffjax.training",)),
     Topic("networks", "Networks", ("diffjax.networks",)),
     Topic("guidance", "Guidance", ("diffjax.guidance",)),
@@ -59,26 +81,12 @@ TOPICS = (
     Topic("energies", "Energies", ("diffjax.energies", "diffjax.quadrature")),
     Topic("flows", "Normalizing flows", ("diffjax.flows",)),
     Topic("flow_maps", "Flow maps: one to four steps", ("diffjax.flow_maps",)),
-    Topic(
-        "vaes",
-        "Autoencoders",
-        (
-            "diffjax.vaes",
-            "diffjax.vaes.gaussian",
-            "diffjax.vaes.hierarchical",
-            "diffjax.vaes.progressive",
-            "diffjax.vaes.priors",
-        ),
-    ),
+    Topic("vaes", "Autoencoders", ("diffjax.vaes",)),
     Topic(
         "metrics", "Metrics and divergences", ("diffjax.metrics", "diffjax.divergences")
     ),
     Topic("distributions", "Distributions", ("diffjax.distributions",)),
-    Topic(
-        "interop",
-        "Models of other libraries",
-        ("diffjax.interop", "diffjax.interop.diffusers", "diffjax.interop.checkpoints"),
-    ),
+    Topic("interop", "Models of other libraries", ("diffjax.interop",)),
     Topic(
         "foundations",
         "Foundations",
@@ -121,17 +129,13 @@ def entries(module_name: str, first: tuple[str, ...] = ()) -> list[Entry]:
         defined = getattr(value, "__module__", None)
         inside = isinstance(defined, str) and defined.startswith(module_name)
         group = defined if inside else module_name
-        short = f"{module_name}.{name}".replace("diffjax", "dj", 1)
-        if hasattr(importlib.import_module("diffjax"), name) and module_name in (
-            "diffjax.sampling",
-            "diffjax.likelihood",
-        ):
-            short = f"dj.{name}"
+        verb = module_name in VERBS and hasattr(diffjax, name)
+        written = f"dj.{name}" if verb else short(f"{module_name}.{name}")
         # A submodule of the same name would be shown in its place.
         package = hasattr(module, "__path__")
         hidden = package and importlib.util.find_spec(f"{module_name}.{name}")
         path = f"{group if hidden else module_name}.{name}"
-        listed.append(Entry(path, short, group))
+        listed.append(Entry(path, written, group))
     order = {group: i for i, group in enumerate(_groups(module, listed, first))}
     return sorted(listed, key=lambda e: (order[e.group], _line(e)))
 
@@ -171,7 +175,7 @@ def page(topic: Topic) -> str:
     parts = [f"# {topic.title}\n"]
     for module_name in topic.modules:
         if len(topic.modules) > 1:
-            parts.append(f"## `{module_name.replace('diffjax', 'dj', 1)}`\n")
+            parts.append(f"## `{short(module_name)}`\n")
         parts.append(_module(module_name))
         listed = entries(module_name, topic.first)
         parts.append(_table(listed))
@@ -194,7 +198,7 @@ def _table(listed):
 
 
 def _purpose(entry):
-    """First line of the docstring, up to its first full stop."""
+    """First paragraph of the docstring, on one line."""
     module, _, name = entry.path.rpartition(".")
     value = getattr(importlib.import_module(module), name)
     if not (inspect.isfunction(inspect.unwrap(value)) or inspect.isclass(value)):
@@ -224,8 +228,7 @@ def addresses() -> dict[str, str]:
     table: dict[str, str] = {}
     for topic in TOPICS:
         for module_name in topic.modules:
-            short = module_name.replace("diffjax", "dj", 1)
-            table.setdefault(short, f"api/{topic.slug}.html")
+            table.setdefault(short(module_name), f"api/{topic.slug}.html")
             for entry in entries(module_name, topic.first):
                 table[entry.short] = f"api/{topic.slug}.html#{entry.path}"
     return table

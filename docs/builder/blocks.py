@@ -22,8 +22,9 @@ import time
 import traceback
 from typing import NamedTuple
 
+CODE = r"^```python([^\n]*)\n(.*?)^```[ ]*$"
 FENCE = re.compile(
-    r"^```python([^\n]*)\n(.*?)^```[ ]*$(?:\s*^```text\n(.*?)^```[ ]*$)?",
+    CODE + r"(?:\s*^```text\n(.*?)^```[ ]*$)?",
     re.MULTILINE | re.DOTALL,
 )
 """A block, and the output that stands right after it."""
@@ -102,8 +103,8 @@ def run(text: str, name: str, folder: pathlib.Path) -> Outcome:
       folder: The working folder of the blocks, where they save figures.
 
     Returns:
-      The outcome. A page stops at its first error, the outputs of later blocks are
-      empty.
+      The outcome. A page stops at its first error. The outputs of that block and of
+      later ones are missing.
     """
     # Set before matplotlib is imported, as no window may open.
     os.environ["MPLBACKEND"] = "agg"

@@ -16,8 +16,9 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "pages"
 sys.path.insert(0, str(ROOT))
 
-from docs.builder import (  # noqa: E402
+from docs.builder import (
     api,
+    blocks,
     gallery,
     mathematics,
     running,
@@ -84,9 +85,6 @@ def folded(markdown: str) -> str:
     Returns:
       The page, its info strings reduced to `python`.
     """
-    pattern = re.compile(
-        r"^```python([^\n]*)\n(.*?)^```[ ]*$", re.MULTILINE | re.DOTALL
-    )
 
     def replace(match):
         code = f"```python\n{match[2]}```"
@@ -95,7 +93,7 @@ def folded(markdown: str) -> str:
         indented = "\n".join(f"    {line}".rstrip() for line in code.split("\n"))
         return f'??? quote "Code of the figure"\n\n{indented}\n'
 
-    return pattern.sub(replace, markdown)
+    return re.sub(blocks.CODE, replace, markdown, flags=re.MULTILINE | re.DOTALL)
 
 
 def linked(markdown: str, uri: str) -> str:

@@ -265,9 +265,9 @@
     }
   }
 
-  // ------------------------------------------------------------ answer
+  // ------------------------------------------------------- least error
 
-  const answer = html("p", { class: "least", "aria-live": "polite" });
+  const leastError = html("p", { class: "least", "aria-live": "polite" });
   const code = html("code");
   const codeBlock = html("pre", { class: "code", tabindex: "0", role: "region",
     "aria-label": "Code of the solver of least error" }, code);
@@ -288,10 +288,10 @@
     const text = !top || top.error === null ? "No solver has an error here." : null;
     codeBlock.hidden = text !== null;
     if (text !== null) {
-      answer.replaceChildren(text);
+      leastError.replaceChildren(text);
       return;
     }
-    answer.replaceChildren(
+    leastError.replaceChildren(
       `Least error at most ${state.budget} evaluations: `,
       html("strong", {}, top.solver), `, ${withInterval(top, unit)}, ${gridText(top)}.`,
       ...tied(rows));
@@ -638,7 +638,7 @@
     writeHash();
   }
 
-  root.append(controls, answer, codeBlock, chart, readout, keys, solvers, table,
+  root.append(controls, leastError, codeBlock, chart, readout, keys, solvers, table,
     html("p", { class: "about" }, `Measured by bench_solvers on ${data.date}, `
       + `${data.samples} starts in float64 (${data.device}, jax ${data.jax}).`));
   root.classList.add("ready");
