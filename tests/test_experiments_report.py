@@ -72,7 +72,7 @@ def test_a_report_shows_question_flags_versions_and_device(tmp_path, monkeypatch
         "Expect on the line with the defaults",
         "The three optima over p",  # the docstring's words on pictures.png
         "separation",
-        "1 × cpu (cpu)",
+        f"1 × cpu ({devices.name()})",
         *("jaxlib", "flax", "diffjax", "platform", "ran for", " UTC"),
     ):
         assert text in page.text, text

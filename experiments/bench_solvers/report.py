@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from experiments.shared import devices
 from experiments.shared.solvers import SOLVERS
 
 
@@ -49,7 +50,7 @@ def report(rows: list[ErrorRow]) -> dict[str, Any]:
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return {
-        "device": jax.devices()[0].device_kind,
+        "device": devices.name(),
         "rows": [plain(row._asdict()) for row in rows],
     }
 
@@ -106,7 +107,7 @@ def curves(rows: list[ErrorRow], samples: int) -> dict[str, Any]:
         )
     return {
         "experiment": "bench_solvers",
-        "device": jax.devices()[0].device_kind,
+        "device": devices.name(),
         "jax": jax.__version__,
         "date": datetime.date.today().isoformat(),
         "samples": samples,

@@ -35,7 +35,6 @@ beside its quartiles and those of the first row.
 import dataclasses
 from typing import Any
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -46,7 +45,7 @@ from experiments.bench_speed import langevin as speed_langevin
 from experiments.bench_speed import networks as speed_networks
 from experiments.bench_speed import solvers as speed_solvers
 from experiments.bench_speed.ratios import Config, RatioRow
-from experiments.shared import cli, files
+from experiments.shared import cli, devices, files
 from experiments.shared.figures import save_figure
 
 PARTS = {
@@ -118,7 +117,7 @@ def run(config: Config) -> dict[str, RatioRow]:
 def report(results: dict[str, RatioRow]) -> dict[str, Any]:
     """The rows as JSON, with the device that they were measured on."""
     return {
-        "device": jax.devices()[0].device_kind,
+        "device": devices.name(),
         "rows": {name: row._asdict() for name, row in results.items()},
     }
 
@@ -127,8 +126,7 @@ def print_rows(rows: list[RatioRow]) -> None:
     """Print the table: median, quartiles, limit."""
     width = max(len(row.name) + len(row.unit) for row in rows) + 4
     print(
-        f"\n{'on ' + jax.devices()[0].device_kind:{width}}"
-        f"{'median':>9}{'quartiles':>17}{'limit':>8}"
+        f"\n{'on ' + devices.name():{width}}{'median':>9}{'quartiles':>17}{'limit':>8}"
     )
     for row in rows:
         low, high = row.quartiles
@@ -174,7 +172,7 @@ def draw(rows: list[RatioRow]) -> Any:
     axis.xaxis.set_minor_locator(plt.NullLocator())
     axis.set_xlabel("ratio, log axis (bar: median, line: quartiles, black mark: limit)")
     axis.set_title(
-        f"Cost of one program against another, on {jax.devices()[0].device_kind}",
+        f"Cost of one program against another, on {devices.name()}",
         fontsize=11,
     )
     return figure

@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import os
+import pathlib
+import platform
 from typing import Any
 
 import jax
@@ -59,6 +61,30 @@ def is_first() -> bool:
     """Whether this process writes files and prints."""
     # Not `jax.process_index`, which takes the devices before they are needed.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+@functools.cache
+def name() -> str:
+    """The device as results name it: the model of the GPU, TPU or processor.
+
+    JAX calls every processor "cpu", so that its model comes from the system.
+
+    Returns:
+      Such as "NVIDIA H200" or "AMD EPYC, 2 cores".
+    """
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    information = pathlib.Path("/proc/cpuinfo")
+    text = information.read_text() if information.is_file() else ""
+    models = [
+        line.partition(":")[2].strip()
+        for line in text.splitlines()
+        if line.startswith("model name")
+    ]
+    model = models[0] if models else platform.processor() or platform.machine()
+    count = os.cpu_count() or 1
+    return f"{model or 'cpu'}, {count} core{'s' if count > 1 else ''}"
 
 
 def use(config: Any) -> int:

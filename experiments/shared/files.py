@@ -215,8 +215,7 @@ class _Run:
     @property
     def device(self) -> str:
         """Number, name and platform of the devices."""
-        device = jax.devices()[0]
-        return f"{self.devices} × {device.device_kind} ({device.platform})"
+        return f"{self.devices} × {jax.default_backend()} ({devices.name()})"
 
 
 _run: _Run | None = None
@@ -241,7 +240,7 @@ def write_results(
       finished: Whether no further results follow.
     """
     global _run
-    results["device"] = jax.devices()[0].device_kind
+    results["device"] = devices.name()
     text = _as_json(results)
     write_text(out / "metrics.json", text)
     if _run is None or _run.folder != out.absolute():

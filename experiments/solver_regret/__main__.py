@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from diffjax import grids
-from experiments.shared import cli, files
+from experiments.shared import cli, devices, files
 from experiments.solver_regret.measure import (
     GRIDS,
     MEASURES,
@@ -173,7 +173,7 @@ def summarise(
         for half in ("chosen on", "held out")
     }
     report: dict[str, Any] = {
-        "device": jax.devices()[0].device_kind,
+        "device": devices.name(),
         "problems": halves,
         "solvers": sorted({row.solver for row in rows}),
         "grids": list(GRIDS),
