@@ -1,11 +1,42 @@
-"""The gallery: one card per experiment, from the table of the README."""
+"""The gallery: one card per experiment, from the table of the README.
 
+    python -m docs.builder.gallery runs
+
+stores one figure of each experiment whose folder lies in runs/, as small as a card
+needs.
+"""
+
+import argparse
 import pathlib
 import re
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
+CHOSEN = {
+    "evaluate": "samples.png",
+    "import_model": "errors.png",
+    "ddpm": "rate_distortion.png",
+    "vae": "reconstructions.png",
+    "progressive_vae": "reconstructions.png",
+    "guidance": "densities.png",
+    "inverse_problems": "posteriors.png",
+    "toy_sde": "paths.png",
+    "fokker_planck": "densities.png",
+    "ncsn": "annealing.png",
+    "kl_directions": "pictures.png",
+    "langevin": "modes.png",
+    "energy_model": "densities.png",
+    "bench_networks": "ratios.png",
+    "bench_speed": "ratios.png",
+    "certify": "errors.png",
+    "solver_regret": "regret.png",
+}
+"""The figure of a run that its card shows."""
+
+WIDTH = 1000
+"""Pixels across a stored figure, twice what a card shows."""
+
 NAMED = {
     "score_sde": "digits.png",
     "train": "patches32.png",
@@ -78,3 +109,41 @@ def page() -> str:
         )
         parts.append("")
     return "\n".join([*parts, "</div>\n"])
+
+
+def store(runs: pathlib.Path) -> list[pathlib.Path]:
+    """Store the figures that the cards show.
+
+    Args:
+      runs: A folder with the folders of runs, each called after its experiment.
+
+    Returns:
+      The files that were written.
+
+    Raises:
+      FileNotFoundError: If no run has its figure.
+    """
+    from PIL import Image  # type: ignore[import-not-found]
+
+    written = []
+    for name, chosen in CHOSEN.items():
+        if not (runs / name / chosen).is_file():
+            continue
+        image = Image.open(runs / name / chosen).convert("RGB")
+        image.thumbnail((WIDTH, 2 * WIDTH), Image.Resampling.LANCZOS)
+        path = RESULTS / "gallery" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        # A palette takes a third of the bytes, and plots have few colours.
+        image.quantize(128, Image.Quantize.MEDIANCUT).save(path, optimize=True)
+        written.append(path)
+    if not written:
+        known = ", ".join(f"{name}/{chosen}" for name, chosen in CHOSEN.items())
+        raise FileNotFoundError(f"{runs} has none of {known}")
+    return written
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", type=pathlib.Path, help="folder with folders of runs")
+    for stored in store(parser.parse_args().runs):
+        print(f"{stored.relative_to(ROOT)}  {stored.stat().st_size // 1024} KB")

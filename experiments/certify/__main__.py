@@ -24,7 +24,9 @@ required.
 
 Samplers of libraries are `diffjax:NAME`, `k_diffusion:NAME` and `diffusers:CLASS`, with
 settings in parentheses. The last two need the extra `peers`. OUT has metrics.json and
-report.html.
+report.html, and of two or more samplers:
+
+- errors.png: their errors against their steps.
 
 Hardware and time: a function of NumPy or PyTorch takes 30 s on 2 CPU cores, most of it
 for the tables of the known solvers. `--library diffjax` takes 20 minutes, because each
@@ -45,6 +47,7 @@ from experiments.certify import adapters, identity, report
 from experiments.certify.certificate import Certificate, certify
 from experiments.certify.recording import double_precision
 from experiments.shared import cli, files
+from experiments.shared.figures import save_figure
 
 PARTS = 11
 """Parts of a certificate, for the progress bar."""
@@ -111,6 +114,7 @@ def run(config: Config) -> list[Certificate]:
                     report.print_certificate(certificates[-1])
     files.write_results(out, results(certificates), shown=report.shown(certificates))
     if len(certificates) > 1:
+        save_figure(report.draw(certificates), out / "errors.png")
         report.print_standings(certificates)
     print(f"\nwrote {out / 'report.html'}")
     return certificates

@@ -4,6 +4,7 @@ import html
 import io
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -97,13 +98,20 @@ def _row(finding: Finding) -> str:
     )
 
 
+def _errors(certificate):
+    """Steps and errors, or None where a logarithmic axis cannot show them."""
+    if not certificate.errors:
+        return None
+    steps, errors = zip(*certificate.errors, strict=True)
+    return (steps, errors) if np.isfinite(errors).all() and min(errors) > 0 else None
+
+
 def _drawing(certificate):
     """Error against steps, as an image in the page."""
-    if not certificate.errors:
+    points = _errors(certificate)
+    if points is None:
         return ""
-    steps, errors = zip(*certificate.errors, strict=True)
-    if not (np.isfinite(errors).all() and min(errors) > 0):
-        return ""
+    steps, errors = points
     named = next(f.values for f in certificate.findings if f.name == "order")
     figure, axis = plt.subplots(figsize=(4.5, 3))
     axis.loglog(steps, errors, "o-", label="measured")
@@ -122,3 +130,32 @@ def _drawing(certificate):
     plt.close(figure)
     points = ", ".join(f"{e:.2g} at {n}" for n, e in certificate.errors)
     return html_report.figure(png.getvalue(), f"Error against steps: {points}")
+
+
+def draw(certificates: Sequence[Certificate]) -> Any:
+    """Error against steps of several samplers in one axis.
+
+    Args:
+      certificates: Those without finite errors above 0 are left out.
+
+    Returns:
+      The figure.
+    """
+    curves = {c.sampler: points for c in certificates if (points := _errors(c))}
+    figure, axis = plt.subplots(
+        figsize=(7.5, max(3.5, 1 + 0.24 * len(curves))), layout="constrained"
+    )
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, max(1, len(curves))))
+    for (name, (steps, errors)), colour in zip(curves.items(), colours, strict=True):
+        axis.loglog(steps, errors, "o-", ms=4, lw=1.2, color=colour, label=name)
+    every = sorted({n for steps, _ in curves.values() for n in steps})
+    axis.xaxis.set_minor_locator(plt.NullLocator())
+    axis.set_xticks(every, [str(n) for n in every])
+    axis.set(
+        xlabel="steps",
+        ylabel="error (mixture or Gaussians)",
+        title="Error of each sampler against its steps",
+    )
+    if curves:
+        axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8, frameon=False)
+    return figure

@@ -11,7 +11,9 @@ half, which no choice has seen, shows its value.
 Hardware and time: about 40 minutes on 2 CPU cores, with `--quick` 3 minutes.
 
 Expect a recommendation within twice the best pair on most problems of the
-held-out half. The table is in experiments/results/solver_regret.json.
+held-out half. The table is in experiments/results/solver_regret.json. Figure in OUT:
+
+- regret.png: the best pairs and the recommended one on the held-out half.
 """
 
 import dataclasses
@@ -25,6 +27,8 @@ import numpy as np
 
 from diffjax import grids
 from experiments.shared import cli, devices, files
+from experiments.shared.figures import save_figure
+from experiments.solver_regret.figures import draw
 from experiments.solver_regret.measure import (
     GRIDS,
     MEASURES,
@@ -95,6 +99,7 @@ def run(config: Config) -> dict[str, Any]:
                 jax.clear_caches()
     summary = summarise(rows, config.budgets)
     files.write_results(out, summary)
+    save_figure(draw(summary), out / "regret.png")
     print_summary(summary)
     return summary
 
