@@ -40,7 +40,10 @@ def test_annealing_brings_the_shares_right_and_the_excess_loss_is_the_score_erro
     # ½σ²‖s_θ − s‖², twice σ²‖s_θ − s‖²/D halved; both are means over draws, the second
     # of at least as many
     loss, errors = result["loss"], [row["error"] for row in result["score_error"]]
-    assert abs(loss["excess"] - sum(errors) / len(errors)) < 6 * loss["excess_error"]
+    assert (
+        abs(loss["excess"] - sum(errors) / len(errors))
+        < 6 * loss["excess_standard_error"]
+    )
     assert {path.name for path in tmp_path.iterdir()} >= {
         "samples.png",
         "annealing.png",

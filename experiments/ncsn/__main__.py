@@ -140,7 +140,7 @@ def print_results(metrics: dict[str, Any]) -> None:
     """Print the table of shares, and the losses."""
     print("\nheavy mode's share of the samples (exact: 0.8)")
     for kind, row in metrics["heavy_mode"].items():
-        print(f"  {kind:20}{row['share']:.4f} ± {row['error']:.4f}")
+        print(f"  {kind:20}{row['share']:.4f} ± {row['standard_error']:.4f}")
     for budget, shares in metrics["levels"].items():
         print(
             f"  {budget} steps over levels: "

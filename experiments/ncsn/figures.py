@@ -42,7 +42,8 @@ def draw_samples(
     panels = {"exact density": (exact, "heavy mode: 0.8")}
     for kind, x in samples.items():
         outside = np.mean(np.abs(x).max(-1) > EXTENT)
-        label = f"heavy mode: {shares[kind]['share']:.3f} ± {shares[kind]['error']:.3f}"
+        share, error = (shares[kind][key] for key in ("share", "standard_error"))
+        label = f"heavy mode: {share:.3f} ± {error:.3f}"
         label += f"; outside the frame: {outside:.2f}" if outside >= 0.005 else ""
         panels[titles[kind]] = histogram(x, edges), label
     figure, axes = plt.subplots(
@@ -134,7 +135,7 @@ def draw_shares(axis: Any, level_counts: tuple[int, ...], sweep: Any) -> None:
         plt.get_cmap("viridis")(np.linspace(0.75, 0.1, len(sweep))),
         strict=True,
     ):
-        values, errors = ([s[k] for s in shares] for k in ("share", "error"))
+        values, errors = ([s[k] for s in shares] for k in ("share", "standard_error"))
         axis.errorbar(
             level_counts,
             values,

@@ -92,7 +92,7 @@ def compare_losses(
         "learned": float(both[0].mean()),
         "exact": float(both[1].mean()),
         "excess": float(excess.mean()),
-        "excess_error": float(excess.std() / math.sqrt(len(excess))),
+        "excess_standard_error": float(excess.std() / math.sqrt(len(excess))),
     }
 
 

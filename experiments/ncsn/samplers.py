@@ -114,7 +114,10 @@ def share(x: np.ndarray) -> dict[str, float]:
     Without noise the exact share is the weight, to 1e-11.
     """
     p = float(np.mean(x.sum(-1) > 0))
-    return {"share": p, "error": math.sqrt(max(p * (1 - p), 1 / len(x)) / len(x))}
+    return {
+        "share": p,
+        "standard_error": math.sqrt(max(p * (1 - p), 1 / len(x)) / len(x)),
+    }
 
 
 def exact_share(sigma: float) -> float:
