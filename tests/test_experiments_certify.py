@@ -276,7 +276,7 @@ def test_certificates_of_a_right_and_of_a_wrong_sampler():
     for certificate in (right, wrong):
         # At σ = ∞ both divide by it.
         assert verdicts(certificate)["zero-terminal SNR"] == "note"
-        assert "data:image/png;base64" in report.shown([certificate])
+        assert "data:image/png;base64" in report.as_html([certificate])
 
 
 def test_coefficients_that_ignore_the_lengths_show_on_uneven_steps():
@@ -423,7 +423,7 @@ def test_a_run_needs_a_sampler(tmp_path):
 
 def test_the_page_escapes_names():
     finding = Finding("order", "fail", "a < b", {})
-    page = report.shown([Certificate("<lambda>", [finding], [])])
+    page = report.as_html([Certificate("<lambda>", [finding], [])])
     assert "&lt;lambda&gt;" in page and "a &lt; b" in page and "<lambda>" not in page
 
 

@@ -332,7 +332,7 @@ def turns(program: str, config: Config) -> int:
 
 
 def report(rows: list[TimesRow], threads: int) -> dict[str, Any]:
-    """The rows as JSON, with the device that they were measured on.
+    """The rows as JSON.
 
     Args:
       rows: The rows.
@@ -341,12 +341,7 @@ def report(rows: list[TimesRow], threads: int) -> dict[str, Any]:
     Returns:
       The content of metrics.json.
     """
-    device = jax.devices()[0].device_kind
-    return {
-        "device": device,
-        "threads": threads,
-        "rows": [row._asdict() for row in rows],
-    }
+    return {"threads": threads, "rows": [row._asdict() for row in rows]}
 
 
 def title(row: TimesRow) -> str:

@@ -40,7 +40,7 @@ class ErrorRow(NamedTuple):
 
 
 def report(rows: list[ErrorRow]) -> dict[str, Any]:
-    """The rows as JSON, with the device. Numbers that are not finite become null."""
+    """The rows as JSON. Numbers that are not finite become null."""
 
     def plain(value):
         if isinstance(value, dict):
@@ -49,10 +49,7 @@ def report(rows: list[ErrorRow]) -> dict[str, Any]:
             return [plain(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {
-        "device": devices.name(),
-        "rows": [plain(row._asdict()) for row in rows],
-    }
+    return {"rows": [plain(row._asdict()) for row in rows]}
 
 
 POINT = ("budget", "steps", "nfe", "error", "low", "high")

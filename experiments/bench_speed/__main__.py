@@ -115,11 +115,8 @@ def run(config: Config) -> dict[str, RatioRow]:
 
 
 def report(results: dict[str, RatioRow]) -> dict[str, Any]:
-    """The rows as JSON, with the device that they were measured on."""
-    return {
-        "device": devices.name(),
-        "rows": {name: row._asdict() for name, row in results.items()},
-    }
+    """The rows as JSON."""
+    return {"rows": {name: row._asdict() for name, row in results.items()}}
 
 
 def print_rows(rows: list[RatioRow]) -> None:

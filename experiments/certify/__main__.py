@@ -112,7 +112,7 @@ def run(config: Config) -> list[Certificate]:
                 certificates.append(certificate)
                 with bar.external_write_mode():
                     report.print_certificate(certificates[-1])
-    files.write_results(out, results(certificates), shown=report.shown(certificates))
+    files.write_results(out, results(certificates), shown=report.as_html(certificates))
     if len(certificates) > 1:
         save_figure(report.draw(certificates), out / "errors.png")
         report.print_standings(certificates)

@@ -14,9 +14,9 @@ from experiments.shared import html_report
 
 __all__ = [
     "as_dict",
+    "as_html",
     "print_certificate",
     "print_standings",
-    "shown",
 ]
 
 SIGNS = {"pass": "✓", "fail": "✗", "note": "·"}
@@ -73,7 +73,7 @@ def _values(named, name):
 # --------------------------------------------------------------------------- HTML
 
 
-def shown(certificates: Sequence[Certificate]) -> str:
+def as_html(certificates: Sequence[Certificate]) -> str:
     """The certificates as HTML, for the page of the run."""
     return "\n".join(_section(certificate) for certificate in certificates)
 

@@ -235,13 +235,12 @@ def write_results(
 
     Args:
       out: The run's folder.
-      results: Numbers and arrays by name. "device" is added to it.
+      results: Numbers and arrays by name. metrics.json adds the "device".
       shown: HTML that the report shows before the numbers.
       finished: Whether no further results follow.
     """
     global _run
-    results["device"] = devices.name()
-    text = _as_json(results)
+    text = _as_json(results | {"device": devices.name()})
     write_text(out / "metrics.json", text)
     if _run is None or _run.folder != out.absolute():
         _run = _Run(out.absolute(), out.absolute().name, jax.device_count())
@@ -275,7 +274,7 @@ def _write_report():
             "The run went on from the checkpoints of an earlier one, whose time is not "
             "in the time below."
         )
-    page = html_report.whole(
+    page = html_report.run_page(
         html_report.Report(
             name=_run.name,
             document=_document(_run.name),

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from diffjax import grids
-from experiments.shared import cli, devices, files
+from experiments.shared import cli, files
 from experiments.shared.figures import save_figure
 from experiments.solver_regret.figures import draw
 from experiments.solver_regret.measure import (
@@ -178,7 +178,6 @@ def summarise(
         for half in ("chosen on", "held out")
     }
     report: dict[str, Any] = {
-        "device": devices.name(),
         "problems": halves,
         "solvers": sorted({row.solver for row in rows}),
         "grids": list(GRIDS),

@@ -108,7 +108,7 @@ class Report(NamedTuple):
     notes: Sequence[str]
 
 
-def whole(report: Report) -> str:
+def run_page(report: Report) -> str:
     """The page of a run."""
     parts = paragraphs(report.document) or [report.name]
     question, known = parts[0], captions(parts)
@@ -118,17 +118,15 @@ def whole(report: Report) -> str:
     for path, alt in report.figures:
         if not path.is_file():
             continue
-        told = caption_of(path.name, known)
-        caption = f"<code>{label(path.name)}</code>" + (
-            f" {rich(told)}" if told else ""
-        )
-        images.append(figure(path.read_bytes(), alt or told or path.stem, caption))
+        caption = caption_of(path.name, known)
+        below = f"<code>{label(path.name)}</code> {rich(caption)}".rstrip()
+        images.append(figure(path.read_bytes(), alt or caption or path.stem, below))
     results = json.loads(report.metrics)
     # The device stands in the table of the run.
-    every = numbers({k: v for k, v in results.items() if k != "device"})
+    result_tables = numbers({k: v for k, v in results.items() if k != "device"})
     flags = joined(json.loads(report.config)) if report.config else {}
-    kept = ("started", "ran for", "device")
-    line = " · ".join(html.escape(report.about[k]) for k in kept if k in report.about)
+    fields = ("started", "ran for", "device")
+    line = " · ".join(html.escape(report.about[k]) for k in fields if k in report.about)
     warnings = "".join(
         f'<p class="warning" role="note">{html.escape(note)}</p>'
         for note in report.notes
@@ -145,9 +143,9 @@ def whole(report: Report) -> str:
         [
             section("Results", report.shown),
             section("Figures", "\n".join(images)),
-            section("All numbers", every, folded=True)
+            section("All numbers", result_tables, folded=True)
             if report.shown
-            else section("Numbers", every),
+            else section("Numbers", result_tables),
             section("What to expect", prose(expectation)),
             section("Run", table((), list(report.about.items()), "the run")),
             section(

@@ -74,12 +74,12 @@ def joined(values: Mapping[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {}
     for name, value in values.items():
         base = name.removesuffix("standard_error")
-        of: Any = base[:-1] if base.endswith("_") else next(reversed(shown), None)
-        mate: Any = shown.get(of) if of is not None and base != name else None
-        if _is_number(mate) and _is_number(value):
-            shown[of] = Pair(mate, value)
-        elif _numbers_of(mate) and _numbers_of(value) and mate.keys() == value.keys():
-            shown[of] = {key: Pair(mate[key], value[key]) for key in mate}
+        entry = base[:-1] if base.endswith("_") else next(reversed(shown), "")
+        estimate: Any = shown.get(entry) if base != name else None
+        if _is_number(estimate) and _is_number(value):
+            shown[entry] = Pair(estimate, value)
+        elif _same_numbers(estimate, value):
+            shown[entry] = {key: Pair(estimate[key], value[key]) for key in estimate}
         else:
             shown[name] = value
     return shown
@@ -89,8 +89,12 @@ def _is_number(value):
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _numbers_of(value):
-    return isinstance(value, dict) and value and all(map(_is_number, value.values()))
+def _same_numbers(first, second):
+    """Whether both are dictionaries of numbers with the same keys."""
+    return all(
+        isinstance(value, dict) and value and all(map(_is_number, value.values()))
+        for value in (first, second)
+    ) and (first.keys() == second.keys())
 
 
 def _is_rows(value):
@@ -242,22 +246,24 @@ def _blocks(values, path):
     cells, tables, parts, nested = {}, {}, [], []
     for name, value in values.items():
         if name not in records:
-            some, more = ({}, {name: value}) if _is_rows(value) else ({name: value}, {})
+            entries, lists = {name: value}, {}
+            if _is_rows(value):
+                entries, lists = lists, entries
         elif grouped:
             continue
         elif _is_deep(value):
             nested += _blocks(value, (*path, name))
             continue
         else:
-            some, more = _flat(value, name)
-        cells |= some
-        nested += _tables(more, path)
+            entries, lists = _flat(value, name)
+        cells |= entries
+        nested += _tables(lists, path)
     title = " › ".join(path)
     if cells:
         parts.append(table((), list(cells.items()), title or "single numbers"))
     if grouped:
-        some, tables = _group(records, path[-1] if path else "of")
-        parts += some
+        grouped_parts, tables = _group(records, path[-1] if path else "of")
+        parts += grouped_parts
     if path and parts:
         parts.insert(0, f"<h3>{label(title)}</h3>")
     return parts + _tables(tables, path) + nested
@@ -301,9 +307,9 @@ def _flat(value, name=""):
     for key, entry in joined(value).items():
         full = f"{name} {key}".strip()
         if isinstance(entry, dict) and entry:
-            some, more = _flat(entry, full)
-            cells |= some
-            tables |= more
+            inner_cells, inner_tables = _flat(entry, full)
+            cells |= inner_cells
+            tables |= inner_tables
         elif _is_rows(entry):
             tables[full] = entry
         else:
@@ -330,7 +336,7 @@ def _group(records, name):
         rows = [[n, *(c.get(n, blank) for c, _ in flat.values())] for n in head]
         parts.append(table(["", *flat], rows, name))
     tables = {}
-    for key in dict.fromkeys(n for _, more in flat.values() for n in more):
-        lists = {k: more[key] for k, (_, more) in flat.items() if key in more}
+    for key in dict.fromkeys(n for _, inner in flat.values() for n in inner):
+        lists = {k: inner[key] for k, (_, inner) in flat.items() if key in inner}
         tables[key or name] = _stacked(lists, name)
     return parts, tables
