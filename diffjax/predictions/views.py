@@ -59,7 +59,8 @@ def score(schedule: Schedule, denoiser: Denoiser) -> View:
       denoiser: (x, t) -> E[x_0 | x_t = x].
 
     Returns:
-      (x, t) -> array of x's shape.
+      (x, t) -> array of x's shape. NaN where σ = 0, outside [t_min,
+        t_max].
 
     Raises:
       TypeError: If the denoiser has independent=False, see
@@ -81,7 +82,8 @@ def noise(schedule: Schedule, denoiser: Denoiser) -> View:
       denoiser: (x, t) -> E[x_0 | x_t = x].
 
     Returns:
-      (x, t) -> array of x's shape.
+      (x, t) -> array of x's shape. NaN where σ = 0, outside [t_min,
+        t_max].
 
     Example:
       >>> dj.predictions.noise(schedule, denoiser)(jnp.ones(2), 0.5).shape
@@ -98,7 +100,8 @@ def v(schedule: Schedule, denoiser: Denoiser) -> View:
       denoiser: (x, t) -> E[x_0 | x_t = x].
 
     Returns:
-      (x, t) -> array of x's shape.
+      (x, t) -> array of x's shape. NaN where σ = 0, outside [t_min,
+        t_max].
 
     Example:
       >>> dj.predictions.v(schedule, denoiser)(jnp.ones(2), 0.5).shape
@@ -118,6 +121,7 @@ def velocity(schedule: Schedule, denoiser: Denoiser) -> View:
 
     Returns:
       (x, t) -> array of x's shape, in data units per time.
+        NaN where σ = 0, outside [t_min, t_max].
 
     Example:
       >>> dj.predictions.velocity(schedule, denoiser)(jnp.ones(2), 0.5).shape
