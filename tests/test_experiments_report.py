@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from experiments.kl_directions.__main__ import Config
-from experiments.shared import devices, figures, files, html_report
+from experiments.shared import devices, figures, files, html_report, strict_json
 from tests import reports
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -190,3 +190,39 @@ def test_results_of_no_opened_folder_have_a_report(tmp_path):
     files.write_results(tmp_path, {"a": 1})
     assert "called from Python" in reports.check(tmp_path).text
     assert json.loads((tmp_path / "metrics.json").read_text())["a"] == 1
+
+
+def test_metrics_are_strict_json_and_the_report_shows_what_json_lacks(tmp_path):
+    """NaN and infinities are texts in the file, and numbers again where it is read."""
+    values = {"lost": math.nan, "kl": [math.inf, -math.inf], "loss": np.float32(0.5)}
+    files.write_results(tmp_path, values)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    text = (tmp_path / "metrics.json").read_text()
+    stored = json.loads(text, parse_constant=refuse)
+    assert stored["lost"] == "NaN" and stored["kl"] == ["Infinity", "-Infinity"]
+    read = strict_json.loads(text)
+    assert math.isnan(read["lost"]) and read["kl"] == [math.inf, -math.inf]
+    assert read["loss"] == 0.5
+    page = reports.check(tmp_path)
+    assert "NaN" in page.text and "∞" in page.text
+    for value in ({1}, 1j, object(), b"a"):
+        with pytest.raises(TypeError, match="JSON has no"):
+            strict_json.dumps({"a": value})
+
+
+def test_rows_without_entries_are_shown_as_none(tmp_path):
+    files.write_results(tmp_path, {"rows": [{}], "a": 9999.5})
+    assert "10000" in reports.check(tmp_path).text
+
+
+def test_a_second_run_begins_without_the_results_of_the_first(tmp_path):
+    """Killed at once, it leaves no results that its flags did not give."""
+    config = Config(out=tmp_path)
+    files.start(config)
+    files.write_results(tmp_path, {"a": 1})
+    files.start(dataclasses.replace(config, separation=2.0))
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}
+    files.write_results(tmp_path, {"a": 2})  # for the check at the end

@@ -41,7 +41,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from diffjax import divergences, targets
+from diffjax import checks, divergences, targets
 from experiments.shared import cli, files
 from experiments.shared.figures import save_figure
 
@@ -129,10 +129,8 @@ def check(config: Config) -> None:
         )
     if not all(0.2 <= scale <= 3 for scale in config.scales):
         raise ValueError(f"scales must lie between 0.2 and 3, got {config.scales}")
-    if config.grid < 21:
-        raise ValueError(f"grid must be at least 21, got {config.grid}")
-    if config.samples < 2:
-        raise ValueError(f"samples must be at least 2, got {config.samples}")
+    checks.integer("grid", config.grid, 21)
+    checks.integer("samples", config.samples, 2)
 
 
 # ------------------------------------------------------------ density and fits

@@ -16,11 +16,10 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 
 import diffjax
 import experiments
-from experiments.shared import devices, html_report
+from experiments.shared import devices, html_report, strict_json
 
 EXPERIMENT = "experiment"
 """The entry of config.json that names the experiment."""
@@ -136,6 +135,10 @@ def start(config: Any) -> pathlib.Path:
             f"lost, got {out}: take another folder"
         )
     out = open_folder(config)
+    # Results of another run beside these flags would be taken for theirs.
+    if devices.is_first():
+        for name in ("metrics.json", "report.html"):
+            (out / name).unlink(missing_ok=True)
     write_config(out, config)
     return out
 
@@ -155,18 +158,15 @@ def write_json(
 
     Args:
       path: The file.
-      values: Numbers, strings and arrays by name, nested as JSON allows.
+      values: Numbers, strings and arrays by name, nested as JSON allows. JSON has no
+        NaN and no infinity: they are written as "NaN", "Infinity" and "-Infinity",
+        which `float` reads.
       indent: Spaces of each level. None for one line.
 
     Raises:
       FileNotFoundError: If the folder was removed during the run.
     """
-    write_text(path, _as_json(values, indent))
-
-
-def _as_json(values, indent=2):
-    plain = lambda v: np.asarray(v).tolist()
-    return json.dumps(values, indent=indent, default=plain) + "\n"
+    write_text(path, strict_json.dumps(values, indent))
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -240,7 +240,7 @@ def write_results(
       finished: Whether no further results follow.
     """
     global _run
-    text = _as_json(results | {"device": devices.name()})
+    text = strict_json.dumps(results | {"device": devices.name()})
     write_text(out / "metrics.json", text)
     if _run is None or _run.folder != out.absolute():
         _run = _Run(out.absolute(), out.absolute().name, jax.device_count())
@@ -357,7 +357,7 @@ def read_json(path: pathlib.Path, cure: str, *names: str) -> dict[str, Any]:
       ValueError: If it is damaged. The message names the file and the cure.
     """
     try:
-        values = json.loads(path.read_text())
+        values = strict_json.loads(path.read_text())
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}, not an object")
         if missing := [name for name in names if name not in values]:

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from diffjax import grids
-from experiments.shared import cli, files
+from experiments.shared import cli, files, strict_json
 from experiments.shared.figures import save_figure
 from experiments.solver_regret.figures import draw
 from experiments.solver_regret.measure import (
@@ -130,7 +130,9 @@ def write_errors(path: pathlib.Path, rows: list[Errors]) -> None:
     """Write all errors, one per line."""
     temporary = path.with_name(f".{path.name}.writing")
     temporary.write_text(
-        "[\n" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "\n]\n"
+        "[\n"
+        + ",\n".join(strict_json.dumps(row._asdict(), None).strip() for row in rows)
+        + "\n]\n"
     )
     # A kill before this line leaves the earlier file.
     os.replace(temporary, path)
@@ -147,7 +149,7 @@ def read_errors(path: pathlib.Path) -> list[Errors]:
     """
     try:
         return (
-            [Errors(**row) for row in json.loads(path.read_text())]
+            [Errors(**row) for row in strict_json.loads(path.read_text())]
             if path.exists()
             else []
         )

@@ -1,6 +1,5 @@
 """The records of a training: metrics.jsonl, TensorBoard, and the best checkpoint."""
 
-import json
 import math
 import os
 import pathlib
@@ -12,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.shared import files
+from experiments.shared import files, strict_json
 
 LINES = "metrics.jsonl"
 
@@ -80,7 +79,7 @@ class Records:
         self._began = time.perf_counter()
         if jax.process_index():
             return
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
+        text = "".join(strict_json.dumps(line, None) for line in self.lines)
         temporary = self.file.with_name(f".{LINES}.writing")
         with files.naming(self.file):
             temporary.write_text(text)
@@ -172,7 +171,7 @@ class Records:
         if jax.process_index():
             return
         with files.naming(self.file), self.file.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(strict_json.dumps(line, None))
         if self._writer is not None:
             for name, value in line.items():
                 if name not in ("step", "steps"):
@@ -187,7 +186,7 @@ def _read(file):
         return lines
     for text in file.read_text(errors="replace").splitlines():
         try:
-            line = json.loads(text)
+            line = strict_json.loads(text)
             numbers = all(isinstance(value, int | float) for value in line.values())
             whole = numbers and math.isfinite(line["step"])
         except (ValueError, KeyError, AttributeError, RecursionError):

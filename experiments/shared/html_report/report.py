@@ -1,12 +1,12 @@
 """The page of a run: question, results, figures, flags, versions."""
 
 import html
-import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from .. import strict_json
 from .skeleton import download, figure, label, page, rich, section
 from .tables import joined, numbers, table
 
@@ -121,10 +121,10 @@ def run_page(report: Report) -> str:
         caption = caption_of(path.name, known)
         below = f"<code>{label(path.name)}</code> {rich(caption)}".rstrip()
         images.append(figure(path.read_bytes(), alt or caption or path.stem, below))
-    results = json.loads(report.metrics)
+    results = strict_json.loads(report.metrics)
     # The device stands in the table of the run.
     result_tables = numbers({k: v for k, v in results.items() if k != "device"})
-    flags = joined(json.loads(report.config)) if report.config else {}
+    flags = joined(strict_json.loads(report.config)) if report.config else {}
     fields = ("started", "ran for", "device")
     line = " · ".join(html.escape(report.about[k]) for k in fields if k in report.about)
     warnings = "".join(

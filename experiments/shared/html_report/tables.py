@@ -43,7 +43,7 @@ def number(value: float, digits: int = 4) -> str:
         mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
         mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
         return f"{mantissa}e{int(exponent)}".replace("-", "−")
-    shown = f"{value:.0f}" if size >= 10**digits else f"{value:.{digits}g}"
+    shown = f"{value:.0f}" if size >= 10**digits - 0.5 else f"{value:.{digits}g}"
     return shown.replace("-", "−")
 
 
@@ -99,7 +99,11 @@ def _same_numbers(first, second):
 
 def _is_rows(value):
     """Whether it is a list of dictionaries, the rows of a table."""
-    return isinstance(value, list) and value and all(isinstance(v, dict) for v in value)
+    return (
+        isinstance(value, list)
+        and any(value)
+        and all(isinstance(v, dict) for v in value)
+    )
 
 
 def cell(value: Any) -> str:
