@@ -34,7 +34,7 @@ from .distributions import bits_per_dim, dequantise
 from .likelihood import log_prob
 from .sampling import encode, interpolate, sample, sample_many
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _LAZY = ("flows", "networks", "training", "vaes")
 

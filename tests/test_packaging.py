@@ -19,13 +19,20 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_the_version_is_stated_alike():
-    """In the package, the project, the changelog and the citation."""
+    """In the package, the project, the changelog and the citation.
+
+    Between two releases it is the next one with ".dev0", so that results of a checkout
+    are not taken for those of a release. The citation names the last release.
+    """
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    released = re.findall(r"^## ([\d.]+), \d{4}-\d\d-\d\d$", changes, re.MULTILINE)
-    assert diffjax.__version__ == PROJECT["version"] == released[0]
+    heads = re.findall(r"^## ([\d.]+), (\d{4}-\d\d-\d\d|not released)$", changes, re.M)
+    coming = heads[0][0] if heads[0][1] == "not released" else None
+    released = next(name for name, date in heads if date != "not released")
+    expected = f"{coming}.dev0" if coming else released
+    assert diffjax.__version__ == PROJECT["version"] == expected
     assert importlib.metadata.version("diffjax") == diffjax.__version__
-    assert f"\nversion: {diffjax.__version__}\n" in citation
+    assert f"\nversion: {released}\n" in citation
 
 
 def run(*command, cwd):
