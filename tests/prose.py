@@ -1,9 +1,10 @@
 """Words and shapes that the text of the sources must not contain.
 
-    python -m tests.prose [PATH ...]
+    python -m tests.prose [--wrap] [PATH ...]
 
-Prints one line per finding. Each path is a file or a folder of Python sources, by
-default `diffjax`, `experiments`, `tests` and `docs`.
+Prints one line per finding. Each path is a Python source, a Markdown page or a folder
+of them, by default `diffjax`, `experiments`, `tests` and `docs`. With `--wrap` the
+paragraphs of pages that have long or ragged lines are wrapped first.
 """
 
 import ast
@@ -203,12 +204,15 @@ def in_source(path: str, source: str) -> list[Finding]:
 
     Args:
       path: Its path, from the root. The sections of docstrings are read in the library
-        and in the shared parts of the experiments.
+        and in the shared parts of the experiments. A path that ends in `.md` is a
+        page.
       source: Its text.
 
     Returns:
       The findings, in the order of the rules.
     """
+    if path.endswith(".md"):
+        return list(in_page(path, source))
     tree = ast.parse(source, path)
     findings = [*in_prose(path, tree), *in_comments(path, source)]
     if not path.startswith("tests/"):  # which quote the words to test the rules
@@ -220,21 +224,128 @@ def in_source(path: str, source: str) -> list[Finding]:
     return findings
 
 
+# ------------------------------------------------------------------- Markdown pages
+
+COLUMNS = 88
+
+RAGGED = 66
+"""A line may end before this column only if the next word does not fit there."""
+
+NOT_PROSE = (
+    r"\A---\n.*?^---$",  # front matter
+    r"^ *```.*?^ *```[^\n]*$",
+    r"^ *\$\$.*?\$\$[.,]? *$",
+    r"<!--.*?-->",
+)
+"""Parts of a page that are no running text."""
+
+LINK = r"!?\[(?:[^][]|\[[^]]*\])*\]\([^)]*\)"
+
+WORD_OF_PAGE = re.compile(rf"(?:`[^`]*`|\$[^$]*\$|{LINK}|\S)+")
+"""A word of a page. Code, formulas and links may hold spaces."""
+
+BETWEEN = re.compile(r" {4}|\s*(?:$|[|<#]|!\[|!!!|\?\?\?|:::)")
+"""Lines between paragraphs: tables, HTML, headings, figures and indented text."""
+
+ENTRY = re.compile(r"\s*(?:[-*+]|\d+\.) ")
+"""The mark before an entry of a list."""
+
+
+class Paragraph(NamedTuple):
+    """Running text of a page: the number of its first line, from 1, and its lines."""
+
+    number: int
+    lines: list[str]
+
+
+def of_page(page: str) -> list[Paragraph]:
+    """The paragraphs of a Markdown page. Each entry of a list is one."""
+    for pattern in NOT_PROSE:
+        page = re.sub(
+            pattern,
+            lambda match: re.sub(r"[^\n]+", "", match[0]),
+            page,
+            flags=re.MULTILINE | re.DOTALL,
+        )
+    result: list[Paragraph] = []
+    inside = False
+    for number, line in enumerate(page.splitlines(), 1):
+        if BETWEEN.match(line):
+            inside = False
+        elif inside and not ENTRY.match(line):
+            result[-1].lines.append(line)
+        else:
+            result.append(Paragraph(number, [line]))
+            inside = True
+    return result
+
+
+def wrapped(lines: list[str]) -> list[str]:
+    """The words of a paragraph in lines of at most COLUMNS."""
+    mark = ENTRY.match(lines[0])
+    first = mark[0] if mark else ""
+    text = re.sub(r"\s+", " ", "\n".join(lines)[len(first) :])
+    # An equation stays in one line, and no line begins with the mark of an entry.
+    text = re.sub(" ([=×±]) ", "\u2060\\1\u2060", text)
+    words = WORD_OF_PAGE.findall(re.sub(r" ([-*+]|\d+\.)(?= |$)", "\u2060\\1", text))
+    result = [first + words[0]]
+    for word in words[1:]:
+        if len(result[-1]) + 1 + len(word) <= COLUMNS:
+            result[-1] += f" {word}"
+        else:
+            result.append(" " * len(first) + word)
+    return [line.replace("\u2060", " ") for line in result]
+
+
+def ill_wrapped(lines: list[str]) -> Iterator[tuple[int, str]]:
+    """(index, rule) of the long and the ragged lines of a paragraph."""
+    for i, line in enumerate(lines):
+        following = WORD_OF_PAGE.match(" ".join(lines[i + 1 :]).strip())
+        if len(line) > COLUMNS and len(WORD_OF_PAGE.findall(ENTRY.sub("", line))) > 1:
+            yield i, "long"
+        elif following and len(line) + 1 + len(following[0]) <= RAGGED:
+            yield i, "ragged"
+
+
+def in_page(path: str, page: str) -> Iterator[Finding]:
+    """Long and ragged lines, long paragraphs and semicolons of a Markdown page."""
+    for number, lines in of_page(page):
+        for i, rule in ill_wrapped(lines):
+            yield Finding(path, number + i, rule, lines[i])
+        if len(lines) > LONGEST_PARAGRAPH:
+            yield Finding(path, number, "paragraph", f"{len(lines)} lines: {lines[0]}")
+        words = re.sub(r"`[^`]*`|\$[^$]*\$|\]\([^)]*\)", "", "\n".join(lines))
+        for _ in range(words.count(";")):
+            yield Finding(path, number, "semicolon", lines[0])
+
+
+def wrapped_page(page: str) -> str:
+    """A Markdown page with its long and ragged paragraphs wrapped."""
+    lines = page.split("\n")
+    for number, old in reversed(of_page(page)):
+        if any(True for _ in ill_wrapped(old)):
+            lines[number - 1 : number - 1 + len(old)] = wrapped(old)
+    return "\n".join(lines)
+
+
 def files(paths: list[str]) -> list[pathlib.Path]:
-    """Python sources below the paths."""
+    """Python sources and Markdown pages below the paths."""
     entries = [pathlib.Path(path).resolve() for path in paths]
     return sorted(
         source
         for entry in entries
-        for source in (entry.rglob("*.py") if entry.is_dir() else [entry])
+        for source in (entry.rglob("*.[pm][yd]") if entry.is_dir() else [entry])
     )
 
 
 def main() -> None:
-    """Print the findings."""
-    paths = sys.argv[1:] or [str(ROOT / name) for name in SOURCES]
+    """Wrap pages if `--wrap` is given, then print the findings."""
+    paths = [argument for argument in sys.argv[1:] if argument != "--wrap"]
     count = 0
-    for path in files(paths):
+    for path in files(paths or [str(ROOT / name) for name in SOURCES]):
+        if "--wrap" in sys.argv and path.suffix == ".md":
+            page = path.read_text(encoding="utf-8")
+            path.write_text(wrapped_page(page), encoding="utf-8")
         for finding in in_source(
             path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
         ):

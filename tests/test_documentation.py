@@ -481,6 +481,34 @@ def test_faults_of_prose_are_found(rule, source):
 
 
 @pytest.mark.parametrize(
+    "rules, page",
+    [
+        (["long"], "word " * 18),
+        (["ragged"], f"{'word ' * 12}\nword"),
+        (["ragged"], f"- {'word ' * 11}\n  `a b`"),
+        (["paragraph"], f"{'word ' * 16}\n" * 6),
+        (["semicolon"], "One; `a; b`, $a; b$ and [c](d;e)."),
+        ([], f"```sh\n{'word ' * 18};\n```\n| {'word ' * 18}; |\n# {'word ' * 18};"),
+        ([], f"---\na: b;\n---\n$$ {'a + ' * 30} b; $$\n![{'word ' * 18};](a.png)"),
+        ([], f"- `{'x' * 90}`\n- {'word ' * 17}\n- word"),
+    ],
+)
+def test_faults_of_pages_are_found(rules, page):
+    assert [f.rule for f in prose.in_source("docs/pages/a.md", page)] == rules
+
+
+def test_paragraphs_of_pages_are_wrapped_and_nothing_else_is():
+    words = ("word " * 16).strip()
+    code = f"```\n{words} {words}\n```\n"
+    page = f"# A\n\n- {words} $a b$ = 1 word\n\n{code}\n{words} a word 2.\n"
+    wrapped = prose.wrapped_page(page)
+    entry = f"- {words}\n  $a b$ = 1 word\n"
+    last = f"{words} a\nword 2.\n"
+    assert wrapped == f"# A\n\n{entry}\n{code}\n{last}"
+    assert prose.wrapped_page(wrapped) == wrapped
+
+
+@pytest.mark.parametrize(
     "source",
     [
         '"""The law of large numbers, and convergence in law."""',

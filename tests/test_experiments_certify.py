@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from diffjax import schedules, targets
+from docs.builder import blocks
 from experiments.certify import __main__ as certify
 from experiments.certify import adapters, coefficients, identity, measures, report
 from experiments.certify.certificate import Certificate, Finding
@@ -462,3 +463,28 @@ def test_the_table_of_names_agrees_with_the_certificates():
         said_the_same = not difference or difference.startswith("the same coefficients")
         assert bool(shown & same) == said_the_same, (name, shown, same)
     assert compared >= 20
+
+
+PAGE = pathlib.Path(__file__).parents[1] / "docs/pages/tutorials/benchmark.md"
+
+
+@pytest.mark.slow
+def test_the_certificate_of_the_tutorial_begins_as_it_shows(
+    tmp_path, monkeypatch, capsys
+):
+    page = PAGE.read_text(encoding="utf-8")
+    (tmp_path / "mysampler.py").write_text(blocks.blocks(page)[0].source, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mysampler", raising=False)
+    known = [entry for entry in certify.known() if entry.name == "dpmpp_2m"]
+    with double_precision():
+        certificate = examine(adapters.resolve("mysampler:two_step"), known)
+    report.print_certificate(certificate)
+    shown = re.search(r"```text\n(mysampler:two_step: .*?)```", page, re.DOTALL)[1]
+    lines = capsys.readouterr().out.strip().splitlines()[: len(shown.splitlines())]
+    # The difference of the tables is one of rounding.
+    texts = (
+        re.sub(r"difference \S+e-1\d", "", text) for text in ("\n".join(lines), shown)
+    )
+    fault = blocks.difference(*texts)
+    assert not fault, fault

@@ -21,9 +21,9 @@ def recommended(schedule: Schedule, solver: Any, evaluations: int = 64) -> Array
     """The grid to take when nothing is known of the data, the default of `sample`.
 
     For a deterministic solver it is `angular` with share ½ up to 27 steps and
-    ¼ from 28 on. By worst-case regret over a suite of targets, schedules and
-    networks, which `experiments.solver_regret` measures, it is the best of
-    nine grids, or near it, with `ipndm(2)` at 12 and 16 evaluations and with
+    ¼ from 28 on. By the worst regret of the median start over a suite of targets,
+    schedules and networks, which `experiments.solver_regret` measures, it is the
+    best of nine grids, or near it, with `ipndm(2)` at 12 and 16 evaluations and with
     `unipc(3)` from 24 on. For a stochastic solver it is `log_snr`.
 
     Args:

@@ -152,6 +152,10 @@ class Config:
     """Also write the curves, with few digits, to this JSON file. That of the site is
     experiments/results/solver_curves.json.
     """
+    guarded: bool = True
+    """Multistep methods lower their order on steps that are too long. --no-guarded
+    runs them as published.
+    """
     quick: bool = False
     """A few solvers, one schedule, two grids, two budgets."""
 
@@ -260,7 +264,7 @@ def measure(config: Config) -> Iterator[ErrorRow]:
         len(config.solvers) * len(problems), label="measuring", unit="solver"
     ) as bar:
         for name in config.solvers:
-            solver = make(name)
+            solver = make(name, config.guarded)
             # Programs of one solver only: hundreds together exhaust memory
             # maps.
             programs: dict[Any, Program] = {}
@@ -545,7 +549,7 @@ def optimised(
             )
         )
         for name in list(names)[:tried]:
-            solver = make(name)
+            solver = make(name, config.guarded)
             steps = solvers.steps_within(solver, budget)
             grid = tuning.optimised_grid(
                 task.schedule, task.denoiser, steps, solver=solver, x_init=fitted_on

@@ -3,6 +3,7 @@ compared with.
 """
 
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -80,10 +81,20 @@ figures.
 """
 
 
-def make(name: str) -> solvers.Solver:
-    """Make the solver of this name in the table."""
-    factory, arguments = SOLVERS[name]
-    return getattr(solvers, factory)(*arguments)
+def make(name: str, guarded: bool = True) -> solvers.Solver:
+    """Make the solver of this name in the table.
+
+    Args:
+      name: Its name.
+      guarded: False makes a multistep method as published.
+
+    Returns:
+      The solver. Those without a guard are the same either way.
+    """
+    factory, arguments = getattr(solvers, SOLVERS[name][0]), SOLVERS[name][1]
+    if not guarded and "guarded" in inspect.signature(factory).parameters:
+        return factory(*arguments, guarded=False)
+    return factory(*arguments)
 
 
 SETTINGS = {"vp_linear": {"t_min": 1e-3}, "sub_vp": {"t_min": 1e-3}}
