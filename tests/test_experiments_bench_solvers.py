@@ -275,6 +275,19 @@ def test_unknown_names_and_empty_budgets_raise(tmp_path):
         bench_solvers.run(small(tmp_path, schedules=("vp",)))
     with pytest.raises(ValueError, match="budgets must be positive"):
         bench_solvers.run(small(tmp_path, budgets=()))
+    with pytest.raises(ValueError, match="site must be None.*guarded=False"):
+        bench_solvers.run(small(tmp_path, site=tmp_path / "a.json", guarded=False))
+
+
+def test_multistep_methods_of_the_table_can_run_as_published(tmp_path):
+    assert make("unipc(3)", guarded=False) is dj.solvers.unipc(3, guarded=False)
+    assert make("heun", guarded=False) is make("heun")
+    settings = {"solvers": ("dpmpp_3m_sde",), "budgets": (8,), "schedules": ("edm",)}
+    guarded, published = (
+        bench_solvers.run(small(tmp_path, guarded=value, **settings))[0].error
+        for value in (True, False)
+    )
+    assert guarded < 0.5 * published  # 0.40 and 1.0 nats
 
 
 def test_peers_that_are_not_installed_are_named(tmp_path, capsys, monkeypatch):

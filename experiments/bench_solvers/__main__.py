@@ -5,6 +5,7 @@ evaluations?
     python -m experiments.bench_solvers --recommend 16 --targets mixture_6d
     python -m experiments.bench_solvers --peers             (the extra `peers`)
     python -m experiments.bench_solvers --fitted --budgets 4 6 8 12
+    python -m experiments.bench_solvers --no-guarded --solvers "unipc(3)"
 
 Denoisers are exact and all runs are in float64 from exact samples of p at
 t_max, so that an error is the solver's alone.
@@ -236,6 +237,11 @@ def resolve(config: Config) -> Config:
     if not config.budgets or min(config.budgets) < 1:
         raise ValueError(
             f"budgets must be positive, at least one, got {config.budgets}"
+        )
+    if config.site is not None and not config.guarded:
+        raise ValueError(
+            "site must be None with guarded=False: the curves name the guarded solvers, "
+            f"got {config.site}"
         )
     if config.starts < 16 or config.seeds < 2:
         raise ValueError(
