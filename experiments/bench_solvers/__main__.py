@@ -240,8 +240,8 @@ def resolve(config: Config) -> Config:
         )
     if config.site is not None and not config.guarded:
         raise ValueError(
-            "site must be None with guarded=False: the curves name the guarded solvers, "
-            f"got {config.site}"
+            "site must be None with guarded=False, as the curves name the guarded "
+            f"solvers, got {config.site}"
         )
     if config.starts < 16 or config.seeds < 2:
         raise ValueError(
