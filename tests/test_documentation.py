@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import diffjax as dj
-from docs.builder import api, blocks, gallery
+from docs.builder import api, blocks, gallery, references, running
 from tests import prose
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -134,11 +134,6 @@ PAGES = {
 }
 """The README and the pages of the site."""
 
-CHECKED = tuple(
-    f"docs/pages/{folder}/" for folder in ("start", "tutorials", "howto", "concepts")
-)
-"""Folders whose pages state no decimal number that their code does not print."""
-
 RUN = [
     pytest.param(
         page, id=page, marks=[pytest.mark.slow] if "\nslow: true\n" in text else []
@@ -158,10 +153,68 @@ def test_a_page_prints_what_it_shows(page, tmp_path):
     """Its code runs, prints the shown output, and supports the numbers of its prose."""
     outcome = blocks.run(PAGES[page], page, tmp_path)
     assert not outcome.faults, "\n".join(outcome.faults)
-    if page.startswith(CHECKED):
+    if page.startswith(tuple(f"docs/pages/{folder}/" for folder in blocks.CHECKED)):
         assert not blocks.unsupported(PAGES[page], outcome.printed)
     images = re.findall(r"!\[[^\]]*\]\(([^)/]+)\)", PAGES[page])
     assert {image for image in images if not (tmp_path / image).exists()} == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_all_python_of_a_page_is_found(page):
+    assert not blocks.misread(PAGES[page], page)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_names_and_paths_in_backquotes_exist(page):
+    text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.MULTILINE | re.DOTALL)
+    for paragraph in re.split(r"\n\s*\n", text):
+        for code in re.findall(r"`([^`]+)`", paragraph):
+            references.check(" ".join(code.split()))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "dj.nosuch.thing",
+        "help(dj.solvers.nosuch)",
+        "diffjax.solvers.nosuch",
+        "dj.sample.nosuch",
+        "dj.schedules.Schedule.nosuch",
+        "grids.karas(3)",
+        "interop.nosuch",
+        "grids.to_zero(grids.karas(schedule, 3))",
+        "tests/test_grids.py::",
+        "tests/test_grids.py::nosuch",
+        "python tests/nosuch.py",
+        "docs/builder/nosuch.py",
+        "experiments/nosuch/",
+        "tests/nosuch_*.py",
+    ],
+)
+def test_a_name_or_a_path_that_does_not_exist_is_found(code):
+    with pytest.raises(ValueError, match="nosuch|karas|test_grids"):
+        references.check(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "dj.sample(key, …).nosuch",
+        "help(dj.solvers.affine.multistep)",
+        "dj.schedules.Schedule.alpha",
+        "interop.diffusers",
+        "grids.karras(schedule, 8)",
+        "noise.png",
+        "optax.losses.nosuch",
+        "flow.sample(key)",
+        "tests/test_grids.py",
+        "tests/test_*.py",
+        "experiments/NAME/model.py",
+        "docs/site/index.html",
+    ],
+)
+def test_names_and_paths_that_exist_pass(code):
+    references.check(code)
 
 
 def test_the_readme_is_short():
@@ -351,11 +404,15 @@ PAGE = "```python\n{}\n```\n\n```text\n{}\n```\n"
         ("print('%.2f' % 1.234)", "1.24", ""),
         ("print('%.2f' % 1.234)", "1.25", "1.23 is not the page's 1.25"),
         ("print(7)", "8", "7 is not the page's 8"),
+        ("print('1e3')", "2e3", "1e3 is not the page's 2e3"),
+        ("print('1.6e3')", "2e3", ""),
+        ("print('1.0e3')", "1.1e3", ""),
         ("print('a')", "b", "it prints"),
         ("print('a')", "", "it prints"),
         ("x = 1", "a", "it prints"),
         ("1 / 0", "", "page:2: ZeroDivisionError"),
         ("def f(): 1 / 0\nf()", "", "page:2: ZeroDivisionError"),
+        ("import sys\nsys.exit(0)", "", "page:3: SystemExit: 0"),
     ],
 )
 def test_a_page_that_shows_something_else_or_raises_is_found(
@@ -369,6 +426,100 @@ def test_a_page_that_shows_something_else_or_raises_is_found(
 def test_numbers_without_a_source_are_found():
     text = "An error of 0.12, 3.4 % and 5.6.\n\n" + PAGE.format("print(0.1234)", "0.12")
     assert blocks.unsupported(text, ["0.1234 0.034\n"]) == ["5.6"]
+
+
+@pytest.mark.parametrize("rule", ["---\n", "$", "`"])
+def test_numbers_between_marks_of_different_paragraphs_are_found(rule):
+    text = f"A.\n\n{rule}\nAn error of 5.6.\n\n{rule}\nThe end.\n"
+    assert blocks.unsupported(text, []) == ["5.6"]
+
+
+def test_numbers_of_front_matter_code_and_formulas_are_not_of_the_prose():
+    text = "---\nx: 1.2\n---\n`1.3` and `f(\n1.4)`, $a =\n1.5$.\n"
+    assert blocks.unsupported(text, []) == []
+
+
+@pytest.mark.parametrize(
+    "text, fault",
+    [
+        ("```python\nx\n", "page:1: the fence is not closed"),
+        ("```python\nx\n\n```text\n1\n```\n", "page:4: a fence opens inside"),
+        ("a\n```\n```python\nx\n```\n", "page:3: a fence opens inside"),
+        ("``` python\nx\n```\n", "page:1: ```python is not run"),
+        ("```py\nx\n```\n", "page:1: ```py is not run"),
+        ("```Python\nx\n```\n", "page:1: ```Python is not run"),
+        ("```python3\nx\n```\n", "page:1: ```python3 is not run"),
+        ("```{.python}\nx\n```\n", "page:1: ```{.python} is not run"),
+        ("~~~python\nx\n~~~\n", "page:1: ~~~python is not run"),
+        ("````python\nx\n````\n", "page:1: ````python is not run"),
+        ("- a\n\n    ```python\n    x\n    ```\n", "page:3: ```python is not run"),
+        ("- ```python\n  x\n  ```\n", "page:1: ```python is not run"),
+        ("> ```python\n> x\n> ```\n", "page:1: ```python is not run"),
+        ("```python continue\nx\n```\n", "page:1: continue must be one of"),
+    ],
+)
+def test_a_fence_that_would_not_be_run_is_found(text, fault, tmp_path):
+    assert [f for f in blocks.run(text, "page", tmp_path).faults if fault in f]
+    assert [f for f in running.run_pages({"page": text}) if fault in f]
+
+
+def test_a_page_that_ends_its_process_is_named(capsys):
+    pages = {"a": PAGE.format("print(1)", "1"), "b": "```python\n{}\n```\n"}
+    pages["b"] = pages["b"].format("import os\nos._exit(0)")
+    assert running.run_pages(pages) == ["b: the process ended while it ran"]
+    assert "ran a in" in capsys.readouterr().out
+
+
+def run_pages_of_the_command_line(monkeypatch, *pages):
+    """Exit code of `python -m docs.builder.blocks`."""
+    monkeypatch.setattr("sys.argv", ["blocks", *map(str, pages)])
+    with pytest.raises(SystemExit) as exit:
+        blocks.main()
+    return int(exit.value.code)
+
+
+def test_the_command_fails_on_numbers_without_a_source(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(blocks, "PAGES", tmp_path)
+    for folder, code in [("howto", 1), ("solvers", 0)]:
+        page = tmp_path / folder / "page.md"
+        page.parent.mkdir()
+        page.write_text("An error of 5.6 nats.\n", encoding="utf-8")
+        assert run_pages_of_the_command_line(monkeypatch, page) == code
+        assert "not printed by its code: 5.6" in capsys.readouterr().out
+
+
+def test_the_command_names_pages_that_cannot_be_read(tmp_path, monkeypatch, capsys):
+    latin = tmp_path / "latin.md"
+    latin.write_bytes(b"caf\xe9")
+    missing = tmp_path / "missing.md"
+    assert run_pages_of_the_command_line(monkeypatch, latin, missing) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{latin}: not UTF-8: byte 3 is 0xe9",
+        f"{missing}: No such file or directory",
+    ]
+
+
+@pytest.mark.parametrize(
+    "formula, fault",
+    [
+        (r"\frac{1}{2", "the braces do not balance"),
+        (r"x}{", "the braces do not balance"),
+        (r"\nosuch{x}", "nosuch is not known"),
+        (r"\text{a\_b}", "is not known"),
+        (r"\left( x", "ExtraLeftOrMissingRightError"),
+        (r"\{ \frac{a}{b} \\ c \|", ""),
+    ],
+)
+def test_a_formula_that_is_not_latex_is_found(formula, fault):
+    pytest.importorskip("latex2mathml", reason="needs the extra docs: make test-all")
+    from docs.builder import mathematics
+
+    content = f'a <span class="arithmatex">\\({formula}\\)</span>.'
+    if fault:
+        with pytest.raises(ValueError, match=fault):
+            mathematics.rendered(content)
+    else:
+        assert "<math" in mathematics.rendered(content)
 
 
 def test_outputs_are_written_into_a_page():

@@ -3,7 +3,7 @@
 To add a sampler, state its coefficients: a function (schedule, steps) ->
 `Update` for `affine.multistep`, whose docstring has an example, or a list of
 them for `affine.one_step`. For anything else write the functions of a
-`Solver`, as `sde.euler_maruyama` does.
+`Solver`, as `euler_maruyama` does.
 """
 
 from .adaptive import adaptive, adaptive_sde

@@ -8,6 +8,7 @@ Runs the blocks of pages and compares what they print with what the pages show. 
 A block that opens with ```python has a namespace of its own. One that opens with
 ```python continued goes on in that of the block before it. The word `figure` after it
 folds the block on the site. A ```text block right after a block is its output.
+Any other fence of Python is a fault, because it would not be run.
 """
 
 import argparse
@@ -28,6 +29,14 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 """A block, and the output that stands right after it."""
+
+OPENING = re.compile(r"[\s>]*(?:[-*+] +|\d+[.)] +)?(`{3,}|~{3,})[ \t]*([^`]*)")
+PYTHON = re.compile(r"\{? *\.?(?:i?python|pycon|py(?![a-z]))", re.IGNORECASE)
+WORDS = ("continued", "figure")
+
+PAGES = pathlib.Path(__file__).parents[1] / "pages"
+CHECKED = ("start", "tutorials", "howto", "concepts")
+"""Folders whose pages state no decimal number that their code does not print."""
 
 NUMBER = re.compile(r"(?<![\w.])[-−+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?(?![\w])")
 
@@ -94,6 +103,44 @@ def blocks(text: str) -> list[Block]:
     return result
 
 
+def misread(text: str, name: str) -> list[str]:
+    """Fences of a page that are not what they seem.
+
+    Args:
+      text: The Markdown.
+      name: Name of the page, for messages.
+
+    Returns:
+      Messages for fences of Python that are not found as blocks, for unknown words
+      after ```python, and for fences that do not end.
+    """
+    matched = {(b.line - 1, text[: b.end].count("\n") + 1) for b in blocks(text)}
+    faults = []
+    fault = lambda line, message: faults.append(f"{name}:{line}: {message}")
+    fence, words, start = "", "", 0
+    for line, content in enumerate(text.splitlines(), 1):
+        match = OPENING.fullmatch(content)
+        if not match:
+            continue
+        if not fence:
+            fence, words, start = match[1], match[2].strip(), line
+        elif match[2].strip():
+            if match[1][0] == fence[0] and len(match[1]) >= len(fence):
+                fault(line, f"a fence opens inside that of line {start}")
+        elif match[1][0] == fence[0] and len(match[1]) >= len(fence):
+            if PYTHON.match(words):
+                language, *others = words.split()
+                if (start, line) not in matched or language != "python":
+                    fault(start, f"{fence}{words} is not run: write ```python")
+                for word in others:
+                    if word not in WORDS:
+                        fault(start, f"{word} must be one of {', '.join(WORDS)}")
+            fence = ""
+    if fence:
+        fault(start, "the fence is not closed")
+    return faults
+
+
 def run(text: str, name: str, folder: pathlib.Path) -> Outcome:
     """Run the blocks of a page.
 
@@ -104,8 +151,10 @@ def run(text: str, name: str, folder: pathlib.Path) -> Outcome:
 
     Returns:
       The outcome. A page stops at its first error. The outputs of that block and of
-      later ones are missing.
+      later ones are missing. A page with a fault of its fences is not run.
     """
+    if faults := misread(text, name):
+        return Outcome([], faults, 0.0)
     # Set before matplotlib is imported, as no window may open.
     os.environ["MPLBACKEND"] = "agg"
     printed, faults, start = [], [], time.perf_counter()
@@ -119,7 +168,7 @@ def run(text: str, name: str, folder: pathlib.Path) -> Outcome:
                 program = compile("\n" * (block.line - 1) + block.source, name, "exec")
                 with contextlib.redirect_stdout(stream):
                     exec(program, namespace)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 lines = [
                     frame.lineno
                     for frame in traceback.extract_tb(error.__traceback__)
@@ -144,7 +193,8 @@ def difference(printed: str, shown: str) -> str:
     """Compare what a block printed with what its page shows.
 
     Words must be equal up to spaces. A number of k shown decimals may differ by one
-    unit of the last of them: other devices sum in another order.
+    unit of the last of them: other devices sum in another order. A number such as 2e3
+    stands for all that round to it. Other integers must be equal.
 
     Args:
       printed: The output.
@@ -159,7 +209,8 @@ def difference(printed: str, shown: str) -> str:
         return said
     pairs = zip(NUMBER.findall(printed), NUMBER.findall(shown), strict=True)
     for actual, expected in pairs:
-        if abs(number(actual) - number(expected)) > 1.001 * unit(expected):
+        units = 1.001 if "." in expected else 0.501
+        if abs(number(actual) - number(expected)) > units * unit(expected):
             return f"{actual} is not the page's {expected}: {said}"
     return ""
 
@@ -170,7 +221,7 @@ def number(text: str) -> float:
 
 
 def unit(text: str) -> float:
-    """One unit in the last stated digit of a number, 0 for an integer."""
+    """One unit in the last stated digit of a number, 0 for an integer without e."""
     mantissa, _, exponent = text.lower().partition("e")
     decimals = len(mantissa.partition(".")[2])
     scale = 10.0 ** int(exponent or 0)
@@ -192,9 +243,12 @@ def unsupported(text: str, printed: list[str]) -> list[str]:
         for source in [*printed, *(block.source for block in blocks(text))]
         for match in NUMBER.findall(source)
     ]
-    prose = re.sub(r"^---\n.*?^---\n", "", text, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"\A---\n.*?^---\n", "", text, flags=re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^```.*?^```", "", prose, flags=re.MULTILINE | re.DOTALL)
-    prose = re.sub(r"`[^`]*`|\]\([^)]*\)|\$[^$]*\$", "", prose)
+    # Code and formulas do not run across paragraphs.
+    inline = r"{0}(?:[^{0}\n]|\n(?![ \t]*\n))*{0}"
+    code, formula = inline.format("`"), inline.format(r"\$")
+    prose = re.sub(rf"{code}|\]\([^)]*\)|{formula}", "", prose)
     stated = [n for n in NUMBER.findall(prose) if "." in n.rstrip(".") or "e" in n]
     return [
         n
@@ -229,6 +283,27 @@ def with_outputs(text: str, printed: list[str]) -> str:
     return text
 
 
+def read(page: pathlib.Path) -> str:
+    """The text of a page.
+
+    Args:
+      page: Its file.
+
+    Returns:
+      The Markdown.
+
+    Raises:
+      ValueError: If there is no such file, or it is not UTF-8.
+    """
+    try:
+        return page.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8: byte {error.start} is {error.object[error.start]:#04x}"
+        raise ValueError(f"{page}: {reason}") from error
+    except OSError as error:
+        raise ValueError(f"{page}: {error.strerror}") from error
+
+
 def main() -> None:
     """Run the pages that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[2])
@@ -238,13 +313,18 @@ def main() -> None:
     options = parser.parse_args()
     failed = False
     for page in options.pages:
-        text = page.read_text(encoding="utf-8")
+        try:
+            text = read(page)
+        except ValueError as error:
+            print(error)
+            failed = True
+            continue
         with tempfile.TemporaryDirectory() as temporary:
             folder = options.figures or pathlib.Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
             outcome = run(text, str(page), folder)
         print(f"{page}: {outcome.seconds:.1f} s")
-        complete = len(outcome.printed) == len(blocks(text))
+        complete = len(outcome.printed) == len(blocks(text)) > 0
         if options.write and complete:
             text = with_outputs(text, outcome.printed)
             page.write_text(text, encoding="utf-8")
@@ -253,6 +333,7 @@ def main() -> None:
             print(fault)
         if numbers := unsupported(text, outcome.printed):
             print(f"not printed by its code: {', '.join(numbers)}")
+            failed |= any(page.resolve().is_relative_to(PAGES / f) for f in CHECKED)
         failed |= bool(outcome.faults)
     sys.exit(failed)
 

@@ -10,6 +10,7 @@ import re
 import sys
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -21,6 +22,7 @@ from docs.builder import (
     blocks,
     gallery,
     mathematics,
+    references,
     running,
     sources,
     standings,
@@ -41,11 +43,14 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Run all pages, and add what is generated to the site."""
-    texts = {
-        file.src_uri: pathlib.Path(file.abs_src_path).read_text(encoding="utf-8")
-        for file in files.documentation_pages()
-        if file.abs_src_path
-    }
+    try:
+        texts = {
+            file.src_uri: blocks.read(pathlib.Path(file.abs_src_path))
+            for file in files.documentation_pages()
+            if file.abs_src_path
+        }
+    except ValueError as error:
+        raise PluginError(str(error)) from error
     if not os.environ.get("DOCS_WITHOUT_CODE"):
         for fault in running.run_pages(texts):
             log.warning(fault)
@@ -166,7 +171,10 @@ def address_of(code: str) -> str | None:
 def on_page_content(content: str, page: Any, **kwargs: Any) -> str:
     """Link inline code to the API and to sources, and set formulas."""
     uri = page.file.src_uri
-    content = mathematics.rendered(content)
+    try:
+        content = mathematics.rendered(content)
+    except ValueError as error:
+        log.warning(f"{uri}: {error}")
     if standings.MARK in content:
         content = content.replace(standings.MARK, standings.table())
     folder = posixpath.dirname(uri) or "."
@@ -181,6 +189,7 @@ def on_page_content(content: str, page: Any, **kwargs: Any) -> str:
     def replace(match):
         try:
             code = html.unescape(match[1])
+            references.check(code)
             address = neighbours.get(code) or address_of(code)
         except ValueError as error:
             log.warning(f"{uri}: {error}")

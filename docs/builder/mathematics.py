@@ -21,8 +21,37 @@ def mathml(latex: str, block: bool) -> str:
 
     Returns:
       MathML.
+
+    Raises:
+      ValueError: If it is not LaTeX, or has a command that the converter does not know.
     """
-    return convert(latex, display="block" if block else "inline")
+    fault = lambda reason: ValueError(f"{reason} in the formula {latex}")
+    if not balanced(latex):
+        raise fault("the braces do not balance")
+    try:
+        result = convert(latex, display="block" if block else "inline")
+    except Exception as error:  # its errors have no class of their own
+        raise fault(" ".join(f"{type(error).__name__} {error}".split())) from error
+    if unknown := re.search(r"\\(?:[a-zA-Z]+|.)", result):
+        raise fault(f"{unknown[0]} is not known")
+    return result
+
+
+def balanced(latex: str) -> bool:
+    """Whether the braces of a formula balance.
+
+    Args:
+      latex: The formula. Escaped braces do not count.
+
+    Returns:
+      False if one is missing.
+    """
+    depth = 0
+    for brace in re.findall(r"\\.|[{}]", latex, re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(brace, 0)
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def rendered(content: str) -> str:
@@ -33,6 +62,9 @@ def rendered(content: str) -> str:
 
     Returns:
       HTML with MathML.
+
+    Raises:
+      ValueError: If a formula is not LaTeX.
     """
 
     def replace(match):

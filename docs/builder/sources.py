@@ -1,6 +1,7 @@
 """Pages of the site that show the sources, to which `[source]` links lead."""
 
 import ast
+import functools
 import html
 import pathlib
 import re
@@ -98,13 +99,18 @@ def line_of(path: pathlib.PurePath | str, name: str) -> int:
     Raises:
       ValueError: If the source has no such name.
     """
-    node: ast.AST = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    node: ast.AST = _parsed((ROOT / path).read_text(encoding="utf-8"))
     for part in name.split("."):
         entry = next((n for n in ast.iter_child_nodes(node) if _names(n, part)), None)
         if entry is None:
             raise ValueError(f"{path} must define {name}, which is not there")
         node = entry
     return node.lineno  # type: ignore[attr-defined]
+
+
+@functools.lru_cache(maxsize=128)
+def _parsed(text):
+    return ast.parse(text)
 
 
 def _names(node, name):
