@@ -131,10 +131,12 @@ def misread(text: str, name: str) -> list[str]:
             if PYTHON.match(words):
                 language, *others = words.split()
                 if (start, line) not in matched or language != "python":
-                    fault(start, f"{fence}{words} is not run: write ```python")
-                for word in others:
-                    if word not in WORDS:
-                        fault(start, f"{word} must be one of {', '.join(WORDS)}")
+                    fault(
+                        start, f"{fence}{words} is not run: begin a line with ```python"
+                    )
+                elif unknown := [word for word in others if word not in WORDS]:
+                    allowed = ", ".join(WORDS)
+                    fault(start, f"{' '.join(unknown)} must be one of {allowed}")
             fence = ""
     if fence:
         fault(start, "the fence is not closed")
