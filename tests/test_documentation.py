@@ -6,6 +6,7 @@ import importlib
 import pathlib
 import re
 import subprocess
+import types
 
 import jax
 import jax.numpy as jnp
@@ -520,6 +521,27 @@ def test_a_formula_that_is_not_latex_is_found(formula, fault):
             mathematics.rendered(content)
     else:
         assert "<math" in mathematics.rendered(content)
+
+
+@pytest.mark.parametrize(
+    "content, fault",
+    [
+        ("<p><code>grids.karas(3)</code></p>", "there is no grids.karas"),
+        ("<p><code>docs/nosuch.py</code></p>", "there is no file docs/nosuch.py"),
+        (r'<p><span class="arithmatex">\(\nosuch\)</span></p>', "nosuch is not known"),
+        ("<p><code>grids.karras(…)</code></p>", ""),
+    ],
+)
+def test_the_site_warns_with_the_name_of_the_page(content, fault, caplog, monkeypatch):
+    """A strict build fails on any warning."""
+    pytest.importorskip("mkdocs", reason="needs the extra docs: make test-all")
+    from docs.builder import hooks
+
+    monkeypatch.setattr(hooks, "_addresses", lambda: ({}, {}))
+    page = types.SimpleNamespace(file=types.SimpleNamespace(src_uri="howto/page.md"))
+    hooks.on_page_content(content, page)
+    assert len(caplog.messages) == bool(fault)
+    assert all(m.startswith("howto/page.md: ") and fault in m for m in caplog.messages)
 
 
 def test_outputs_are_written_into_a_page():

@@ -118,25 +118,22 @@ def misread(text: str, name: str) -> list[str]:
     faults = []
     fault = lambda line, message: faults.append(f"{name}:{line}: {message}")
     fence, words, start = "", "", 0
-    for line, content in enumerate(text.splitlines(), 1):
-        match = OPENING.fullmatch(content)
-        if not match:
+    for line, content in enumerate(text.split("\n"), 1):
+        if not (match := OPENING.fullmatch(content)):
             continue
+        marks, info = match[1], match[2].strip()
         if not fence:
-            fence, words, start = match[1], match[2].strip(), line
-        elif match[2].strip():
-            if match[1][0] == fence[0] and len(match[1]) >= len(fence):
-                fault(line, f"a fence opens inside that of line {start}")
-        elif match[1][0] == fence[0] and len(match[1]) >= len(fence):
-            if PYTHON.match(words):
-                language, *others = words.split()
-                if (start, line) not in matched or language != "python":
-                    fault(
-                        start, f"{fence}{words} is not run: begin a line with ```python"
-                    )
-                elif unknown := [word for word in others if word not in WORDS]:
-                    allowed = ", ".join(WORDS)
-                    fault(start, f"{' '.join(unknown)} must be one of {allowed}")
+            fence, words, start = marks, info, line
+        elif marks.startswith(fence) and info:
+            fault(line, f"a fence opens inside that of line {start}")
+        elif marks.startswith(fence):
+            first, *others = words.split() or [""]
+            is_block = first == "python" and (start, line) in matched
+            unknown = " ".join(word for word in others if word not in WORDS)
+            if PYTHON.match(words) and not is_block:
+                fault(start, f"{fence}{words} is not run: begin a line with ```python")
+            elif is_block and unknown:
+                fault(start, f"{unknown} must be one of {', '.join(WORDS)}")
             fence = ""
     if fence:
         fault(start, "the fence is not closed")
