@@ -1,8 +1,4 @@
-"""The import rules of diffjax, and its floors, which follow from the imports.
-
-The sources are parsed, never imported, so that an import in a function or behind a
-condition counts too.
-"""
+"""The import rules of diffjax, and its layers, which follow from the imports."""
 
 import ast
 import graphlib
@@ -12,6 +8,10 @@ import subprocess
 import sys
 
 import pytest
+
+from docs.builder import modules as builder
+from docs.builder.modules import imported, module_name, target_module
+from docs.builder.modules import top_level as room_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -46,61 +46,6 @@ LIBRARIES_OF_ROOM = {
 }
 
 
-def module_name(path):
-    """diffjax/networks/unet.py -> diffjax.networks.unet,
-    diffjax/networks/__init__.py -> diffjax.networks.
-    """
-    return ".".join(pathlib.PurePosixPath(path).with_suffix("").parts).removesuffix(
-        ".__init__"
-    )
-
-
-def room_of(module):
-    """The room of a module of diffjax, "" for diffjax itself."""
-    return module.split(".")[1] if "." in module else ""
-
-
-def imported(path, source):
-    """(line, absolute module, name or None) of each import in `source`.
-
-    Relative names are resolved against `path`. One that leaves the package is "..".
-    `importlib.import_module` and `__import__` count by their argument, "?" where it is
-    no constant.
-    """
-    module = module_name(path)
-    package = (
-        module.split(".") if path.endswith("__init__.py") else module.split(".")[:-1]
-    )
-
-    def resolved(level, name):
-        if level > len(package):
-            return ".."
-        return (
-            ".".join(package[: len(package) - level + 1] + ([name] if name else []))
-            if level
-            else name
-        )
-
-    for node in ast.walk(ast.parse(source, path)):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name, None
-        elif isinstance(node, ast.ImportFrom):
-            base = resolved(node.level, node.module)
-            for alias in node.names:
-                yield node.lineno, base, alias.name
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
-            ("import_module", "__import__")
-        ):
-            name = (
-                node.args[0].value
-                if node.args and isinstance(node.args[0], ast.Constant)
-                else "?"
-            )
-            level = len(name) - len(name.lstrip("."))
-            yield node.lineno, resolved(level, name.lstrip(".")), None
-
-
 def imports_of_the_whole(path, source):
     """(line, statement) of each `import diffjax…` and `from diffjax import …`,
     which import the package as a whole.
@@ -116,13 +61,6 @@ def imports_of_the_whole(path, source):
             and node.module == "diffjax"
         ):
             yield node.lineno, "from diffjax import"
-
-
-def target_module(base, name, modules):
-    """The module that `from base import name` needs: base.name where that is a
-    module, else base.
-    """
-    return base if name is None or f"{base}.{name}" not in modules else f"{base}.{name}"
 
 
 def violations(sources):
@@ -183,52 +121,32 @@ def breach_of_rooms(room, other):
     return None
 
 
-def floors(sources):
-    """{room: its floor}: 0 where it imports no other room, else one above the
-    highest.
-    """
-    modules = {module_name(path) for path in sources}
-    rooms = {}
-    for path, source in sources.items():
-        room = room_of(module_name(path))
-        for _, base, name in imported(path, source):
-            there = target_module(base, name, modules)
-            if there.startswith("diffjax.") and room_of(there) != room:
-                rooms.setdefault(room, set()).add(room_of(there))
-        rooms.setdefault(room, set())
-    floor = {}
-    for room in graphlib.TopologicalSorter(rooms).static_order():
-        floor[room] = 1 + max((floor[other] for other in rooms[room]), default=-1)
-    return floor
-
-
-def library():
-    """{path: text} of the sources of diffjax."""
-    paths = sorted((ROOT / "diffjax").rglob("*.py"))
-    return {
-        p.relative_to(ROOT).as_posix(): p.read_text(encoding="utf-8") for p in paths
-    }
-
-
 def test_every_import_in_diffjax_keeps_the_rules():
-    sources = library()
+    sources = builder.sources()
     assert sources
     breaches = violations(sources)
     assert not breaches, "\n".join(breaches)
 
 
-def test_floors_follow_from_the_imports():
-    """Whoever reads a room finds all that it stands on below it."""
-    computed = floors(library())
+def test_layers_follow_from_the_imports():
+    """A module imports modules of lower layers alone."""
+    imports = builder.imports()
+    computed = builder.layers(imports)
+    assert computed.keys() == ROOMS
+    for module, others in imports.items():
+        assert all(computed[other] < computed[module] for other in others)
     assert computed["checks"] < computed["schedules"] < computed["solvers"]
-    assert computed["solvers"] < computed["sampling"] < computed[""]
+    assert computed["solvers"] < computed["sampling"]
     assert computed["likelihood"] < computed["flows"]
     small = {
+        "diffjax/__init__.py": "from . import a",
         "diffjax/a.py": "from . import b, c",
         "diffjax/b.py": "from .c import x",
         "diffjax/c.py": "import jax",
     }
-    assert floors(small) == {"c": 0, "b": 1, "a": 2}
+    graph = builder.imports(small)
+    assert graph == {"a": {"b", "c"}, "b": {"c"}, "c": set()}
+    assert builder.layers(graph) == {"c": 0, "b": 1, "a": 2}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def test_the_version_is_stated_alike():
-    """In the package, the project, the changelog and the citation.
+    """In the package, the project, the changelog and both forms of the citation.
 
     Between two releases it is the next one with ".dev0", so that results of a checkout
     are not taken for those of a release. The citation names the last release.
@@ -33,6 +33,8 @@ def test_the_version_is_stated_alike():
     assert diffjax.__version__ == PROJECT["version"] == expected
     assert importlib.metadata.version("diffjax") == diffjax.__version__
     assert f"\nversion: {released}\n" in citation
+    bibtex = (ROOT / "docs/pages/project/citing.md").read_text(encoding="utf-8")
+    assert f"\n  version = {{{released}}},\n" in bibtex
 
 
 def run(*command, cwd):

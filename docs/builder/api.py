@@ -16,9 +16,9 @@ class Topic(NamedTuple):
       slug: Name of the page.
       title: Its title.
       packages: Modules whose public names it lists, with those of their public
-        submodules.
-      first: Defining modules that come first, by their last names. The others follow
-        in the order in which the package imports them.
+        submodules. Those of diffjax itself have pages of their own.
+      first: Defining modules that come first, by their names in the package. The
+        others follow in the order in which the package imports them.
     """
 
     slug: str
@@ -42,6 +42,8 @@ def with_submodules(module_name: str) -> list[str]:
       Full dotted names.
     """
     module, names = importlib.import_module(module_name), [module_name]
+    if module is diffjax:
+        return names
     for name in module.__all__:
         if isinstance(getattr(module, name), types.ModuleType):
             names += with_submodules(f"{module_name}.{name}")
@@ -54,10 +56,15 @@ def short(name: str) -> str:
 
 
 VERBS = ("diffjax.sampling", "diffjax.likelihood")
-"""Modules whose names `diffjax` exports itself."""
+"""Modules whose names are listed after those that `diffjax` exports itself."""
 
 TOPICS = (
-    Topic("verbs", "Sample and evaluate", VERBS),
+    Topic(
+        "verbs",
+        "Sample and evaluate",
+        ("diffjax", *VERBS),
+        first=("sampling.drawing", "sampling.encoding", "likelihood"),
+    ),
     Topic("schedules", "Schedules", ("diffjax.schedules",)),
     Topic("targets", "Exact targets", ("diffjax.targets",)),
     Topic("predictions", "Networks to denoisers", ("diffjax.predictions",)),
@@ -90,7 +97,13 @@ TOPICS = (
     Topic(
         "foundations",
         "Foundations",
-        ("diffjax.types", "diffjax.checks", "diffjax.numerics", "diffjax.noise"),
+        (
+            "diffjax.types",
+            "diffjax.checks",
+            "diffjax.numerics",
+            "diffjax.noise",
+            "diffjax.spectral",
+        ),
     ),
 )
 """The pages, in the order in which a user meets them."""
@@ -115,27 +128,27 @@ def entries(module_name: str, first: tuple[str, ...] = ()) -> list[Entry]:
 
     Args:
       module_name: Full dotted name.
-      first: Last names of the defining modules that come first.
+      first: Names in the package of the defining modules that come first.
 
     Returns:
-      The entries, names of one defining module together.
+      The entries, names of one defining module together. Of `VERBS` those that
+        `diffjax` does not export.
     """
     module = importlib.import_module(module_name)
     listed = []
     for name in module.__all__:
         value = getattr(module, name)
-        if isinstance(value, types.ModuleType):
+        verb = module_name in VERBS and getattr(diffjax, name, None) is value
+        if verb or isinstance(value, types.ModuleType):
             continue
         defined = getattr(value, "__module__", None)
         inside = isinstance(defined, str) and defined.startswith(module_name)
         group = defined if inside else module_name
-        verb = module_name in VERBS and hasattr(diffjax, name)
-        written = f"dj.{name}" if verb else short(f"{module_name}.{name}")
         # A submodule of the same name would be shown in its place.
         package = hasattr(module, "__path__")
         hidden = package and importlib.util.find_spec(f"{module_name}.{name}")
         path = f"{group if hidden else module_name}.{name}"
-        listed.append(Entry(path, written, group))
+        listed.append(Entry(path, short(f"{module_name}.{name}"), group))
     order = {group: i for i, group in enumerate(_groups(module, listed, first))}
     return sorted(listed, key=lambda e: (order[e.group], _line(e)))
 
@@ -145,9 +158,11 @@ def _groups(module, listed, first):
     source = inspect.getsource(module)
 
     def position(group):
-        name = group.removeprefix(module.__name__).strip(".").partition(".")[0]
-        if name in first:
-            return 0, first.index(name)
+        inside = group.removeprefix(module.__name__).strip(".")
+        name = inside.partition(".")[0]
+        for known in (inside, name):
+            if known in first:
+                return 0, first.index(known)
         return 1 if name else 2, source.find(f"from .{name} import")
 
     return sorted(dict.fromkeys(entry.group for entry in listed), key=position)

@@ -137,14 +137,15 @@ def linked(markdown: str, uri: str) -> str:
 
 @functools.cache
 def _addresses():
+    """Addresses of public names without `dj.`, and of solvers by their last names."""
     table = api.addresses()
-    short = {name.removeprefix("dj."): address for name, address in table.items()}
+    public = {name.removeprefix("dj."): address for name, address in table.items()}
     solvers = {
-        f"{name.rpartition('.')[2]}(": address
-        for name, address in table.items()
-        if name.startswith("dj.solvers.")
+        name.removeprefix("solvers."): address
+        for name, address in public.items()
+        if name.startswith("solvers.")
     }
-    return short, solvers
+    return public, solvers
 
 
 def address_of(code: str) -> str | None:
@@ -158,14 +159,14 @@ def address_of(code: str) -> str | None:
     """
     if address := sources.link(code):
         return address
-    short, solvers = _addresses()
+    public, solvers = _addresses()
     match = re.fullmatch(r"(?:dj\.|diffjax\.)?(\w+(?:\.\w+)*)(\(.*\))?", code)
     if not match:
         return None
     name, call = match.groups()
-    if ("." in name or code.startswith(("dj.", "diffjax."))) and name in short:
-        return short[name]
-    return solvers.get(f"{name}(") if call else None
+    if ("." in name or code.startswith(("dj.", "diffjax."))) and name in public:
+        return public[name]
+    return solvers.get(name) if call else None
 
 
 def on_page_content(content: str, page: Any, **kwargs: Any) -> str:

@@ -2,10 +2,11 @@
 
 import html
 import json
-import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
+
+from experiments.bench_solvers.report import best, points, within
 
 CURVES = (
     pathlib.Path(__file__).parents[2] / "experiments" / "results" / "solver_curves.json"
@@ -38,35 +39,6 @@ def script(address: Callable[[str], str | None]) -> str:
     return f"window.standings = {json.dumps(data, separators=(',', ':'))};\n"
 
 
-def best(problem: dict[str, Any], fields: list[str], budget: int) -> dict[str, Any]:
-    """The point of least error for a budget.
-
-    Args:
-      problem: One of the stored problems.
-      fields: Names of a point's numbers.
-      budget: Evaluations.
-
-    Returns:
-      Its numbers by field, with its "solver" and "grid".
-    """
-    points = [
-        dict(zip(fields, point, strict=False)) | {"solver": solver, "grid": grid}
-        for solver, grids in problem["curves"].items()
-        for grid, points in grids.items()
-        for point in points
-    ]
-    within = [
-        point
-        for point in points
-        if budget == point["budget"]
-        or (point["budget"] is None and point["nfe"] <= budget)
-    ]
-    return min(
-        within,
-        key=lambda point: math.inf if point["error"] is None else point["error"],
-    )
-
-
 def table() -> str:
     """The best solver of each problem and budget, for browsers without scripts.
 
@@ -76,23 +48,17 @@ def table() -> str:
     data = curves()
     lines = []
     for problem in data["problems"]:
-        budgets = {
-            point[0]
-            for grids in problem["curves"].values()
-            for points in grids.values()
-            for point in points
-            if point[0]
-        }
-        for budget in sorted(budgets):
-            top = best(problem, data["point"], budget)
+        runs = list(points(problem))
+        for budget in sorted({run.budget for run in runs if run.budget is not None}):
+            top = best(within(runs, budget))
             cells = (
-                problem["target"],
-                problem["schedule"],
+                data["targets"][problem["target"]]["title"],
+                data["schedules"][problem["schedule"]]["title"],
                 "stochastic" if problem["stochastic"] else "deterministic",
                 budget,
-                f"<code>{html.escape(top['solver'])}</code>",
-                top["grid"],
-                f"{top['error']:.3g} {UNITS[problem['measure']]}",
+                f"<code>{html.escape(top.solver)}</code>",
+                top.grid,
+                f"{top.error:.3g} {data['measures'][problem['measure']]['unit']}",
             )
             lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells))
     head = "".join(f'<th scope="col">{title}</th>' for title in HEADS)
@@ -111,6 +77,3 @@ HEADS = (
     "Grid",
     "Error",
 )
-
-UNITS = {"rms": "data units", "kl": "nats", "sliced_wasserstein": "data units"}
-"""Units of the measures."""

@@ -8,11 +8,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-TITLES = {
-    "rms": "root mean square error (data units)",
-    "kl": "KL(samples ‖ exact) (nats)",
-    "sliced_wasserstein": "sliced Wasserstein-2 distance (data units)",
-}
+from experiments.bench_solvers.report import MEASURES
 
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00")
 """Five colours that most readers can distinguish (Okabe and Ito 2008)."""
@@ -25,7 +21,7 @@ TEXT = 12
 def figures(rows: list[Any]) -> dict[str, Any]:
     """name -> figure: error_<measure> and pareto_<measure>, a panel per problem."""
     drawn = {}
-    for measure in TITLES:
+    for measure in MEASURES:
         chosen = [
             row
             for row in rows
@@ -44,6 +40,7 @@ def panels(rows: list[Any], measure: str, draw: Any) -> Any:
     """A figure with a panel per schedule and target. The best solvers keep their
     colours.
     """
+    title, unit = MEASURES[measure]
     colours = dict(zip(best(rows, len(COLOURS)), COLOURS, strict=False))
     pairs = sorted({(row.schedule, row.target) for row in rows})
     columns = min(len(pairs), max(2, len({target for _, target in pairs})), 4)
@@ -64,7 +61,7 @@ def panels(rows: list[Any], measure: str, draw: Any) -> Any:
                 xscale="log",
                 yscale="log",
                 title=f"{schedule}, {target}",
-                ylabel=TITLES[measure],
+                ylabel=f"{title} ({unit})",
             )
             axis.spines[["top", "right"]].set_visible(False)
             draw(axis, here, colours)

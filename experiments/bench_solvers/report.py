@@ -2,19 +2,47 @@
 
 import datetime
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 from experiments.shared import devices
-from experiments.shared.solvers import SOLVERS
+from experiments.shared.schedules import SCHEDULES
+from experiments.shared.solvers import SETTINGS, SOLVERS
+
+
+class Measure(NamedTuple):
+    """An error's title and its unit."""
+
+    title: str
+    unit: str
+
+
+MEASURES = {
+    "rms": Measure("Root mean square error", "data units"),
+    "kl": Measure("KL(samples ‖ exact)", "nats"),
+    "sliced_wasserstein": Measure("Sliced Wasserstein-2 distance", "data units"),
+}
+"""The measures of error."""
+
+TITLES = {
+    "gaussian": "Gaussian, 2-D",
+    "mixture_2d": "3 Gaussians, 2-D",
+    "mixture_6d": "8 Gaussians, 6-D",
+    "mixture_16d": "8 Gaussians, 16-D",
+    "held_out": "8 other Gaussians, 6-D",
+    "digits": "digits, 64-D",
+    "other_2d": "3 other Gaussians, 2-D",
+}
+"""Titles of the targets. A trained network has that of its folder."""
 
 
 class ErrorRow(NamedTuple):
     """One measured run.
 
-    `nfe` is counted. `measure` is "rms", "kl" or "sliced_wasserstein".
+    `nfe` is counted. `measure` is a key of `MEASURES`.
     `interval` is 95 %. `floor` is the measure between exact sets, 0 where
     there is none. `details` are further errors. `compile_seconds` of a program
     that several rows share stand with each.
@@ -56,13 +84,34 @@ POINT = ("budget", "steps", "nfe", "error", "low", "high")
 """Fields of a point of `curves`. low and high are the 95 % interval."""
 
 
+class Point(NamedTuple):
+    """A point of stored curves. `error` is infinite for a run that diverged."""
+
+    solver: str
+    grid: str
+    budget: int | None
+    steps: int
+    nfe: float
+    error: float
+
+
+def points(problem: dict[str, Any]) -> Iterator[Point]:
+    """The points of one of the problems of `curves`."""
+    for solver, grids in problem["curves"].items():
+        for grid, stored in grids.items():
+            for budget, steps, nfe, error, *_ in stored:
+                error = math.inf if error is None else error
+                yield Point(solver, grid, budget, steps, nfe, error)
+
+
 def curves(rows: list[ErrorRow], samples: int) -> dict[str, Any]:
     """The rows as curves, small enough for a page to hold.
 
     A problem is a target under a schedule with either the deterministic or the
     stochastic solvers. Its "curves" are points by solver and grid. Numbers have
     4 digits, and null stands for a run that diverged. A row without a budget is left
-    out where no row with a budget has its measure.
+    out where no row with a budget has its measure. Titles, units and the code of
+    schedules and solvers are stored by name.
 
     Args:
       rows: The rows.
@@ -109,11 +158,55 @@ def curves(rows: list[ErrorRow], samples: int) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "samples": samples,
         "point": POINT,
+        **names(problems),
         "solvers": {
             row.solver: {"code": code(row.solver), "order": row.order} for row in rows
         },
         "problems": problems,
     }
+
+
+def names(problems: list[dict[str, Any]]) -> dict[str, Any]:
+    """Titles, units and code of the targets, schedules and measures of `curves`.
+
+    Args:
+      problems: Its problems.
+
+    Returns:
+      JSON values by name.
+    """
+    named = lambda field: dict.fromkeys(problem[field] for problem in problems)
+    return {
+        "targets": {
+            name: {"title": TITLES.get(name, name)} for name in named("target")
+        },
+        "schedules": {
+            name: {"title": schedule_title(name), "code": schedule_code(name)}
+            for name in named("schedule")
+        },
+        "measures": {name: MEASURES[name]._asdict() for name in named("measure")},
+    }
+
+
+def schedule_title(name: str) -> str:
+    """The title of a schedule. That of a trained network has its name alone."""
+    return SCHEDULES[name].title if name in SCHEDULES else name
+
+
+def schedule_code(name: str) -> str | None:
+    """The Python that makes a schedule as the benchmarks do.
+
+    Args:
+      name: A key of `SCHEDULES`, or the name of a trained network's schedule.
+
+    Returns:
+      The code. None for a trained network's schedule.
+    """
+    if name not in SCHEDULES:
+        return None
+    settings = SETTINGS.get(name, {}).items()
+    arguments = ", ".join(f"{key}={value!r}" for key, value in settings)
+    return f"dj.schedules.{name}({arguments})"
 
 
 def code(name: str) -> str:
@@ -138,10 +231,22 @@ def groups(rows: list[ErrorRow], *fields: str) -> dict[tuple, list[ErrorRow]]:
     return grouped
 
 
-def best(rows: list[ErrorRow]) -> ErrorRow:
-    """The row of least error. One whose error is not a number is last."""
+Run = TypeVar("Run", ErrorRow, Point)
+
+
+def within(runs: list[Run], budget: int) -> list[Run]:
+    """The runs for a budget, and those without one that stay within it."""
+    return [
+        run
+        for run in runs
+        if run.budget == budget or (run.budget is None and run.nfe <= budget)
+    ]
+
+
+def best(runs: list[Run]) -> Run:
+    """The run of least error. One whose error is not a number is last."""
     return min(
-        rows, key=lambda row: row.error if math.isfinite(row.error) else math.inf
+        runs, key=lambda run: run.error if math.isfinite(run.error) else math.inf
     )
 
 
@@ -188,15 +293,12 @@ def print_recommendations(rows: list[ErrorRow], budget: int) -> None:
     for (schedule, target), group in groups(rows, "schedule", "target").items():
         print(f"\n{schedule}, {target}, at most {budget} evaluations:")
         for stochastic in (False, True):
-            candidates = [
-                row
-                for row in group
-                if row.stochastic == stochastic and (row.budget or row.nfe <= budget)
-            ]
+            of_kind = [row for row in group if row.stochastic == stochastic]
+            candidates = within(of_kind, budget)
             if not candidates:
                 continue
             top = best(candidates)
-            tied = sorted(
+            overlapping = sorted(
                 {row.solver for row in candidates if row.interval[0] <= top.interval[1]}
                 - {top.solver}
             )
@@ -209,5 +311,6 @@ def print_recommendations(rows: list[ErrorRow], budget: int) -> None:
                 f"{top.measure} {top.error:.2e}{spread}"
                 + (f", floor {top.floor:.1e}" if top.floor else "")
             )
-            if tied:
-                print(f"  {'':14} not distinguished from it: {', '.join(tied)}")
+            if overlapping:
+                listed = ", ".join(overlapping)
+                print(f"  {'':14} their 95 % intervals overlap with its own: {listed}")

@@ -6,23 +6,7 @@
   const data = window.standings;
   if (!root || !data) return;
 
-  const TARGETS = {
-    gaussian: "Gaussian, 2-D",
-    mixture_2d: "3 Gaussians, 2-D",
-    mixture_6d: "8 Gaussians, 6-D",
-    mixture_16d: "8 Gaussians, 16-D",
-    digits: "digits, 64-D",
-  };
-  const SCHEDULES = {
-    vp_linear: "VP, linear", vp_cosine: "VP, cosine", sub_vp: "sub-VP", ve: "VE",
-    edm: "EDM", rectified_flow: "rectified flow",
-  };
   const KINDS = { deterministic: "deterministic", stochastic: "stochastic" };
-  const MEASURES = {
-    rms: { title: "Root mean square error", unit: "data units" },
-    kl: { title: "KL(samples ‖ exact)", unit: "nats" },
-    sliced_wasserstein: { title: "Sliced Wasserstein-2 distance", unit: "data units" },
-  };
   const COLOURS = 8; // of explore.css
   const SHAPES = ["circle", "square", "triangle", "diamond"];
   const NAME = 1.3; // height of a name beside its curve, in em
@@ -30,6 +14,7 @@
 
   // ------------------------------------------------------------ data
 
+  const measureOf = (problem) => data.measures[problem.measure];
   const kindOf = (problem) => (problem.stochastic ? "stochastic" : "deterministic");
   const unique = (values) => [...new Set(values)];
   const problems = (fields) => data.problems.filter((problem) =>
@@ -93,8 +78,10 @@
     `${point.solver}, ${count(point.nfe)} evaluations, ${withInterval(point, unit)}, `
     + gridText(point);
 
-  /* Code that makes the grid, such as karras(3) of 16 steps. */
+  /* Code that makes the grid, such as karras(3) of 16 steps. A solver that chooses its
+     own steps has one from end to end. */
   function gridCode(point) {
+    if (point.grid === "ends") return "dj.grids.uniform(schedule, 1)";
     const [, family, argument] = point.grid.match(/^(\w+)(?:\((.*)\))?$/);
     return `dj.grids.${family}(schedule, ${point.steps}${argument ? `, ${argument}` : ""})`;
   }
@@ -248,8 +235,8 @@
   }
 
   const controls = html("div", { class: "controls" },
-    control("target", "Target", (v) => TARGETS[v] ?? v),
-    control("schedule", "Schedule", (v) => SCHEDULES[v] ?? v),
+    control("target", "Target", (v) => data.targets[v].title),
+    control("schedule", "Schedule", (v) => data.schedules[v].title),
     control("kind", "Solvers", (v) => KINDS[v]),
     control("grid", "Grid", (v) => (v === "best" ? "the best" : v)),
     control("budget", "Evaluations, at most", String));
@@ -273,17 +260,17 @@
     "aria-label": "Code of the solver of least error" }, code);
 
   /* Solvers whose interval overlaps that of the first. */
-  function tied([top, ...others]) {
+  function overlapping([top, ...others]) {
     const names = others.filter((row) => row.low !== null && row.low <= top.high)
       .map((row) => row.solver);
     if (!names.length) return [];
     const listed = names.slice(0, 4).join(", ");
     const more = names.length > 4 ? ` and ${names.length - 4} more` : "";
-    return [" ", html("span", { class: "tied" },
-      `Not distinguished from it at 95 %: ${listed}${more}.`)];
+    return [" ", html("span", { class: "overlapping" },
+      `Their 95 % intervals overlap with its own: ${listed}${more}.`)];
   }
 
-  function drawAnswer(rows, unit) {
+  function drawLeast(rows, unit) {
     const top = rows[0];
     const text = !top || top.error === null ? "No solver has an error here." : null;
     codeBlock.hidden = text !== null;
@@ -294,11 +281,15 @@
     leastError.replaceChildren(
       `Least error at most ${state.budget} evaluations: `,
       html("strong", {}, top.solver), `, ${withInterval(top, unit)}, ${gridText(top)}.`,
-      ...tied(rows));
+      ...overlapping(rows));
+    const schedule = data.schedules[state.schedule].code;
     code.textContent = [
+      "import diffjax as dj",
+      "",
+      schedule ? `schedule = ${schedule}` : "# schedule is that of the trained network",
       `solver = ${data.solvers[top.solver].code}`,
-      top.grid === "ends"
-        ? "ts = jnp.asarray([schedule.t_max, schedule.t_min])" : `ts = ${gridCode(top)}`,
+      `grid = ${gridCode(top)}`,
+      "# dj.sample(key, denoiser, schedule, solver=solver, grid=grid, shape=shape)",
     ].join("\n");
   }
 
@@ -328,8 +319,8 @@
   const finite = (points) => points.filter((point) => point.error > 0);
 
   function drawChart(curves) {
-    const { measure, floor } = problem();
-    const { title, unit } = MEASURES[measure];
+    const { floor } = problem();
+    const { title, unit } = measureOf(problem());
     const chosen = chosenCurves(curves);
     const em = parseFloat(getComputedStyle(chart).fontSize) || 12;
     const width = Math.max(chart.clientWidth, 200);
@@ -467,7 +458,7 @@
       return;
     }
     group.replaceChildren(svg("circle", { cx: entry.x, cy: entry.y, r: 9 }));
-    const { unit } = MEASURES[problem().measure];
+    const { unit } = measureOf(problem());
     tooltip.replaceChildren(html("strong", {}, entry.point.solver),
       html("br"), `${count(entry.point.nfe)} evaluations`,
       html("br"), withInterval(entry.point, unit),
@@ -483,7 +474,7 @@
   function point(next) {
     if (next ? same(next, cursor) : cursor === null) return;
     cursor = next && { solver: next.solver, budget: next.budget };
-    readout.textContent = next ? describe(next, MEASURES[problem().measure].unit) : "";
+    readout.textContent = next ? describe(next, measureOf(problem()).unit) : "";
     drawCursor();
   }
 
@@ -610,10 +601,9 @@
         ...COLUMNS.slice(1).map(({ key }) => html("td", { class: `column-${key}` },
           ...breakable(String(cells[key])))));
     }));
-    const { measure } = problem();
-    caption.textContent = `${MEASURES[measure].title} (${unit}) at most ${state.budget} `
-      + `evaluations: ${TARGETS[state.target] ?? state.target}, `
-      + `${SCHEDULES[state.schedule] ?? state.schedule}, ${state.kind} solvers, `
+    caption.textContent = `${measureOf(problem()).title} (${unit}) at most `
+      + `${state.budget} evaluations: ${data.targets[state.target].title}, `
+      + `${data.schedules[state.schedule].title}, ${state.kind} solvers, `
       + (state.grid === "best" ? "each on its best grid." : `grid ${state.grid}.`);
   }
 
@@ -623,9 +613,9 @@
     settle();
     const curves = curvesOf(problem(), state.grid);
     const rows = ranked(curves, state.budget);
-    const { unit } = MEASURES[problem().measure];
+    const { unit } = measureOf(problem());
     drawControls();
-    drawAnswer(rows, unit);
+    drawLeast(rows, unit);
     drawLegend(curves);
     drawTable(rows, unit);
     drawChart(curves);
