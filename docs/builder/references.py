@@ -56,7 +56,8 @@ def _check_path(path, name):
 
 @functools.cache
 def _modules():
-    return {name.split(".")[1] for topic in api.TOPICS for name in topic.packages}
+    names = (name for topic in api.TOPICS for name in topic.packages)
+    return {name.partition(".")[2] for name in names if "." in name}
 
 
 @functools.cache
