@@ -197,11 +197,11 @@ def test_metrics_are_strict_json_and_the_report_shows_what_json_lacks(tmp_path):
     values = {"lost": math.nan, "kl": [math.inf, -math.inf], "loss": np.float32(0.5)}
     files.write_results(tmp_path, values)
 
-    def refuse(name):
+    def reject(name):
         raise AssertionError(name)
 
     text = (tmp_path / "metrics.json").read_text()
-    stored = json.loads(text, parse_constant=refuse)
+    stored = json.loads(text, parse_constant=reject)
     assert stored["lost"] == "NaN" and stored["kl"] == ["Infinity", "-Infinity"]
     read = strict_json.loads(text)
     assert math.isnan(read["lost"]) and read["kl"] == [math.inf, -math.inf]

@@ -185,6 +185,15 @@ def test_ranks_of_the_recommended_pair_are_those_stated():
         pairs = [(line["solver"], line["grid"]) for line in lines]
         ranks[budget] = pairs.index((solver, grid)) + 1
     assert ranks == {12: 1, 16: 2, 24: 5, 32: 1}
+    at_8 = "8 evaluations, median"
+    best = stored("solver_regret")["least worst regret"][at_8][0]
+    recommended = stored("solver_regret")["recommended"][at_8]
+    assert (best["solver"], best["grid"]) == ("sa_solver(3, 4, 0)", "angular(0.75)")
+    page = " ".join((PAGES / "solvers.md").read_text(encoding="utf-8").split())
+    sentence = r"At 8 it has ([\d.]+), where `sa_solver.* of share 0.75 has (\d\.\d)"
+    shown = re.search(sentence, page).groups()
+    values = [line["chosen on"]["worst"] for line in (recommended, best)]
+    assert all(map(rounded, values, shown))
 
 
 FITTED = (
