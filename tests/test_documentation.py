@@ -427,8 +427,11 @@ def test_a_page_that_shows_something_else_or_raises_is_found(
 
 
 def test_numbers_without_a_source_are_found():
-    text = "An error of 0.12, 3.4 % and 5.6.\n\n" + PAGE.format("print(0.1234)", "0.12")
-    assert blocks.unsupported(text, ["0.1234 0.034\n"]) == ["5.6"]
+    """Of 0.034 follows 3.4 %, but not 3.4. The code of a figure supports none."""
+    text = "An error of 0.12, 3.4 %, 3.4 and 5.6.\n\n"
+    text += PAGE.format("print(0.1234)", "0.12")
+    text += "```python figure\nplt.plot(x, alpha=5.6)\n```\n"
+    assert blocks.unsupported(text, ["0.1234 0.034\n"]) == ["3.4", "5.6"]
 
 
 @pytest.mark.parametrize("rule", ["---\n", "$", "`"])
