@@ -75,6 +75,7 @@ def test_a_guided_latent_model_is_scored_and_ranked(latent, tmp_path):
     config = Config(latent, out=tmp_path, guidance=2.0, classes=(1,), **SMALL)
     results = import_model.run(config)
     assert np.isfinite(results["bits_per_dim_of_latents"])
+    assert results["bits_per_dim_of_latents_standard_error"] > 0
     stored = json.loads((tmp_path / "metrics.json").read_text())
     ranked = sorted((row["solver"], row["evaluations"]) for row in stored["ranking"])
     # One evaluation per step of each.

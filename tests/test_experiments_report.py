@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -47,6 +48,80 @@ def test_every_docstring_starts_with_a_question(main):
     assert question.endswith("?") or main.parent.name == "train"
 
 
+def units_of(document):
+    """The paragraph of a docstring that gives the units of the results."""
+    (text,) = (p for p in html_report.paragraphs(document) if p.startswith("Units:"))
+    return text
+
+
+def modules_of(main):
+    """The modules of an experiment, and the shared ones that they import."""
+    shared = {path.stem: path for path in (ROOT / "experiments/shared").glob("*.py")}
+    for path in main.parent.glob("*.py"):
+        yield path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                above, _, last = node.module.rpartition(".")
+                if node.module == "experiments.shared":
+                    yield from (shared[a.name] for a in node.names if a.name in shared)
+                elif above == "experiments.shared" and last in shared:
+                    yield shared[last]
+
+
+def texts_of(path):
+    """Texts of one word, fields, and f-strings with <> for what they insert."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case (
+                ast.Constant(value=str(text)) | ast.AnnAssign(target=ast.Name(id=text))
+            ):
+                yield text
+            case ast.JoinedStr(values=parts):
+                yield "".join(
+                    getattr(part, "value", "")
+                    if isinstance(part, ast.Constant)
+                    else "<>"
+                    for part in parts
+                )
+
+
+def is_result(name, texts):
+    """Whether code with these texts may give a result this name, or one that has it
+    between underscores. A <word> in it stands for any text.
+    """
+    name = re.sub(r"<\w+>", "<>", name)
+    words = (text for text in texts if re.fullmatch(r"[\w<>]+", text))
+    return any(
+        f"_{name}_" in f"_{text}_"
+        or (
+            re.search("[a-z]{3}", text)
+            and re.fullmatch(text.replace("<>", r"[\w<>]+"), name)
+        )
+        for text in words
+    )
+
+
+@pytest.mark.parametrize("main", MAINS, ids=lambda path: path.parent.name)
+def test_every_docstring_gives_the_units_of_its_results(main):
+    document = files._document(main.parent.name)
+    units = units_of(document)
+    lines = document[document.index("\nUnits:") :].strip().split("\n\n")[0]
+    assert len(lines.split("\n")) <= 5
+    assert document.index("Units:") < document.index("Hardware and time:")
+    texts = {text for path in modules_of(main) for text in texts_of(path)}
+    names = re.findall("`([^`]+)`", units)
+    assert names and not [name for name in names if not is_result(name, texts)]
+
+
+def test_units_of_other_names_are_found_out():
+    main = ROOT / "experiments/score_sde/__main__.py"
+    texts = {text for path in modules_of(main) for text in texts_of(path)}
+    for name in ("seconds_<part>", "frechet_distance_<set>", "test_bits_per_dim"):
+        assert is_result(name, texts), name
+    for name in ("second_<part>", "frechet_distances_<set>", "kl_p_q", "its_per_dim"):
+        assert not is_result(name, texts), name
+
+
 def make_run(out, results, *, title="Errors", **settings):
     """A run of one figure before and one after its results."""
     files.start(Config(out=out))
@@ -70,6 +145,7 @@ def test_a_report_shows_question_flags_versions_and_device(tmp_path, monkeypatch
         "Which Gaussian is nearest to a density of two modes",
         "python -m experiments.kl_directions --out 'a b'",
         "Expect on the line with the defaults",
+        "Units\nkl, kl_p_q, kl_q_p, jensen_shannon",  # the heading and its paragraph
         "The three optima over p",  # the docstring's words on pictures.png
         "separation",
         f"1 × cpu ({devices.name()})",

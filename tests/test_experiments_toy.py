@@ -40,7 +40,9 @@ def test_toy_sde_agrees_with_the_exact_densities(tmp_path):
         assert moments["mean_error"] < 5 * moments["mean_noise"]
         # A left-point step of Δλ = 0.24 in log-SNR overstates the noise's variance by
         # Δλ/2 at most.
-        assert abs(moments["variance_error"]) < 4 * moments["variance_noise"] + 0.12
+        assert abs(moments["variance_error"]) < (
+            4 * moments["variance_error_standard_error"] + 0.12
+        )
     assert {path.name for path in tmp_path.iterdir()} >= {
         "paths.png",
         "density_vp.png",

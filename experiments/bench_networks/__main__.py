@@ -16,6 +16,9 @@ With `--compiled` the module of `torch.compile` is a second peer, which needs a 
 compiler and minutes. PyTorch is in the extra `peers`. Without it our own times are
 measured alone.
 
+Units: `seconds` and `peer_seconds` of one run are in seconds. `ratio` and its
+`quartiles` are times over times and have no unit. `threads` is a count.
+
 Hardware and time: about 4 minutes on 1 CPU core.
 
 Expect, on one core of an AMD EPYC of 2.6 GHz beside PyTorch 2.13: for the U-Net 1.03

@@ -32,8 +32,14 @@ are fitted to one mixture, on other starts of it and on another mixture.
 
 --site FILE also writes the curves that docs/pages/solvers/explore.md shows.
 
-Hardware and time: some 12 minutes on 2 idle CPU cores, as the default makes
-some 600 programs and compiles each. --quick takes 37 seconds, --peers --quick
+Units: `error`, `interval` and `floor` are in data units where `measure` is rms
+or sliced_wasserstein, in nats where it is kl. `largest` and `energy_distance`
+are in data units, `mean` and `covariance` relative to the exact spread.
+`compile_seconds` and `run_seconds` are in seconds, `memory_bytes` in bytes,
+`budget` and `nfe` in evaluations. Errors of --fitted are in data units.
+
+Hardware and time: some 12 minutes on 2 CPU cores, as the default makes some
+600 programs and compiles each. --quick takes 37 seconds, --peers --quick
 86.
 
 Expect of --quick (vp_linear, mixture_2d) at 8 evaluations dpmpp_2m first with

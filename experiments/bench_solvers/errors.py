@@ -102,8 +102,8 @@ def sample_error(config: Any, task: SolverTask, ends: Any) -> tuple:
 
 @jax.jit
 def distances(key: Any, x: Any, y: Any) -> tuple:
-    """Distances of each x to its y: sliced Wasserstein-2, squared energy, means
-    and covariances.
+    """Distances of each x to its y: sliced Wasserstein-2, energy, means and
+    covariances.
     """
 
     def one(x, y):

@@ -19,6 +19,9 @@ where these are installed (the extra `peers`). Without them a line says so.
 1000 MALA chains of 1000 steps are compared with a scan by hand, and with
 blackjax (the extra `chains`).
 
+Units: `median`, `quartiles` and the limit `at_most` are in seconds where
+`unit` says so. Elsewhere they are ratios and have no unit.
+
 Hardware and time: about 11 minutes on 2 CPU cores, one minute of them for
 compiling the U-Net's programs. A GPU runs a larger U-Net.
 

@@ -28,6 +28,11 @@ report.html, and of two or more samplers:
 
 - errors.png: their errors against their steps.
 
+Units: `kl` and `kl_from_40` are in nats. `errors` are in data units, of samplers with
+noise relative. `sigma`, `begin_index`, `equal`, `memory`, `rows` and `size` are in data
+units. `calls`, `calls_to_zero` and `calls_at_zero` are counts. Orders, `deviation` and
+`difference` have no unit.
+
 Hardware and time: a function of NumPy or PyTorch takes 30 s on 2 CPU cores, most of it
 for the tables of the known solvers. `--library diffjax` takes 20 minutes, because each
 solver is compiled at five lengths.

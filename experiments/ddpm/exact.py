@@ -22,7 +22,7 @@ def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
     falls as 1/T.
 
     Returns:
-      {case: {T: (mean, standard error)}}.
+      {case: {T: the mean gap and its standard error}}.
     """
     gaussian = dj.targets.gaussian([0.3], 0.5)
     mixture = dj.targets.gaussian_mixture([0.4, 0.6], [[-0.9], [0.7]], [0.3, 0.4])
@@ -41,10 +41,10 @@ def exact_gaps(config: Config) -> dict[str, dict[str, Any]]:
             table[name] = {}
             for steps in lengths:
                 gap = exact_gap(config, target, make(steps), variance)
-                table[name][str(steps)] = (
-                    float(gap.mean()),
-                    scoring.standard_error(gap),
-                )
+                table[name][str(steps)] = {
+                    "gap": float(gap.mean()),
+                    "standard_error": scoring.standard_error(gap),
+                }
                 bar.update()
     return table
 

@@ -15,6 +15,10 @@ integration estimate log Z. Here they can be compared with it. Figures in OUT:
 - log_z.png: estimates of log Z less the one by quadrature, against the number
   of levels, with ± 2 standard errors.
 
+Units: `kl`, `kl_from_noised`, `gaussian_kl`, `log_z` and `discretisation` are
+in nats, `seconds` in seconds. `effective_size` is a number of walkers,
+`levels` a number of levels.
+
 Hardware and time: about 2 minutes on 2 CPU cores. A run resumes from its
 checkpoints.
 

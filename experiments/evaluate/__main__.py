@@ -23,6 +23,12 @@ what a perfect sampler would get with as many images.
 A corrected Fréchet distance needs several times as many images as features.
 Pixels are reduced to 64 principal components first.
 
+Units: `frechet` and all that begin with it are in squared units of the
+features, `frechet_slope` in these times images. `kernel` is a squared MMD,
+without unit. `precision`, `recall`, `coverage` and `value` are shares or
+probabilities, `density` a ratio, `z_score` a number of deviations.
+`test_bits_per_dim` is in bits per dimension, `seconds` in seconds.
+
 Hardware and time: about half a minute on 2 CPU cores for `score_sde` on digits.
 Inception's features need an accelerator. A sample of the default solver costs one
 evaluation of the network per step.

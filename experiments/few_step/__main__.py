@@ -27,8 +27,13 @@ draws its pairs of times where its equation needs them for one step.
 
 Files in OUT: metrics.json with all numbers, and few_step.png.
 
-Hardware and time: 16 to 27 minutes on 2 CPU cores shared with other work, 15 to 30 s
-per student. `--quick` takes less than a minute.
+Units: `rms` and `rms_by_scale` are in data units, `frechet` and `frechet_renoised` in
+squared data units. `budget` and `flops_per_step` are floating-point operations,
+`seconds` seconds. `stretch` is a ratio of lengths and has no unit. `steps`,
+`parameters` and `evaluations` are counts.
+
+Hardware and time: 16 to 27 minutes on 2 CPU cores, 15 to 30 s per student.
+`--quick` takes less than a minute.
 
 Expect of the defaults on `soft` after one step 0.033 by the Lagrangian objective, 0.038
 by consistency distillation and the Eulerian one, and 1.4 by `ddim`. After eight

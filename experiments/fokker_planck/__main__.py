@@ -16,6 +16,11 @@ can be compared with the truth. Figures in OUT:
 - along_a_path.png: d log p(x(t), t)/dt along a path of the flow beside ∂log
   p/∂t at a fixed point.
 
+Units: `largest_rate`, `along_error`, `fixed_error` and the others of
+`along_a_path` are in nats per unit of t. L1 distances (`solver_l1`,
+`histogram_l1`, `l1_to_rest`), `mass_error`, `chi_squared`, `z`, orders and
+`residuals`, which are relative to |λ′|, have no unit. `degrees` is a count.
+
 Hardware and time: about a minute on 2 CPU cores.
 
 Expect residuals that fall with order 2.00 until rounding, on every schedule.

@@ -185,7 +185,7 @@ def draw_from(density: np.ndarray, rng: np.random.Generator, count: int) -> np.n
 def measure(
     pair_name: str, scale: float, distributions: GuidedDensities, seed: int
 ) -> dict[str, Any]:
-    """Means, variances and squared energy distances of flow and SDE.
+    """Means, variances and energy distances of flow and SDE.
 
     Distances are to the tilted distribution and to the conditional one. The
     floor is the greatest distance of SETS sets of exact samples to another
@@ -214,7 +214,7 @@ def measure(
             "sde": distributions.sde.var(ddof=1),
             "tilted": np.trapezoid((POINTS - mean) ** 2 * distributions.tilted, POINTS),
         },
-        "variance_relative_error": np.sqrt(2 / (len(distributions.flow) - 1)),
+        "variance_relative_standard_error": np.sqrt(2 / (len(distributions.flow) - 1)),
         "distance_to_tilted": {name: distance(xs, exact) for name, xs in sets.items()}
         | {"floor": max(distance(xs, exact) for xs in others)},
         "distance_to_conditional": {
@@ -264,17 +264,14 @@ def print_results(results: dict[str, list[dict[str, Any]]]) -> None:
         cells = []
         for name in ("flow", "sde", "tilted"):
             value = row["variance"][name]
-            error = (
-                ""
-                if name == "tilted"
-                else f" ± {value * row['variance_relative_error']:.5f}"
-            )
+            deviation = value * row["variance_relative_standard_error"]
+            error = "" if name == "tilted" else f" ± {deviation:.5f}"
             cells.append(
                 f"{name} {value:.5f}{error} ({row['closed_form_variance'][name]:.5f})"
             )
         print(f"  scale {row['scale']:g}:  " + "   ".join(cells))
     print(
-        "energy distance² of two classes' guided samples, to the tilted density "
+        "energy distance of two classes' guided samples, to the tilted density "
         "(floor: exact samples) and to p(x|y)"
     )
     for row in results["two classes"]:

@@ -31,10 +31,14 @@ Texts are given as embeddings. texts.npz holds `text` (N, L, D), as a text encod
 returns it, and `null_text` (L, D) for guidance. A model of Stable Diffusion XL takes
 `pooled` (N, P), `null_pooled` (P,) and `sizes` (N, 6) too. Class indices are flags.
 
-Hardware and time: the 35.7 M parameters of DDPM on CIFAR-10 took 31 minutes on 2 CPU
-cores with much other work beside it, and 10 minutes of processor time. Without a model
-at hand, `diffusers.initialised` and `diffusers.save` make a folder of random weights.
-Their samples and scores mean nothing.
+Units: `nats` is in nats per example, `bits_per_dim` in bits per dimension. `error` and
+`reference_error` are in units of the state, `sampling_seconds`, `peer_seconds` and
+`seconds` in seconds. `greatest_difference` is relative to the samples' size.
+`parameters` and `evaluations` are counts.
+
+Hardware and time: the 35.7 M parameters of DDPM on CIFAR-10 took 10 minutes of
+processor time. Without a model at hand, `diffusers.initialised` and `diffusers.save`
+make a folder of random weights. Their samples and scores mean nothing.
 
 Expect differences from diffusers of about 1e-5 of the samples' size, and UniPC or
 iPNDM among the least errors.
@@ -283,7 +287,7 @@ def _summary(log_p, size, latent):
     results = {"nats": float(log_p.mean()), name: float(bits.mean())}
     if len(bits) > 1:
         error = bits.std(ddof=1) / np.sqrt(len(bits))
-        results["bits_per_dim_standard_error"] = float(error)
+        results[f"{name}_standard_error"] = float(error)
     return results
 
 

@@ -104,8 +104,8 @@ def exact_samples(key: jax.Array, p: ExactPosterior, count: int) -> jax.Array:
 
 
 def measure(p: ExactPosterior, xs: Any, reference: Any) -> dict[str, Any]:
-    """Errors of mean and covariance of samples, and their squared energy distance
-    to exact samples.
+    """Errors of mean and covariance of samples, and their energy distance to exact
+    samples.
     """
     centred = np.asarray(xs, np.float64)
     return {

@@ -19,8 +19,13 @@ optimum in a mode of weight w has KL(q‖p) just below −log w. Dropping the ot
 mode costs that much however far away it is, and covering both costs the more
 the further they are apart.
 
-Hardware and time: 44 s of CPU time, most of it compilation, and 16 s when run
-again (2 cores shared with other work).
+Units: `kl`, `kl_p_q`, `kl_q_p`, `jensen_shannon`, `kl_p_q_by_samples`,
+`kl_q_p_by_samples` and `gradient_norm` are in nats, `mean` and `std` in data
+units, `covariance` in squared data units, `fisher_p_q` and `fisher_q_p` in
+1/(data units)². `steps` is a count.
+
+Hardware and time: 44 s of processor time, most of it compilation, and 16 s when
+run again.
 
 Expect on the line with the defaults: forward N(0.600, 2.045²) with KL(p‖q)
 0.398. Reverse N(−1.980, 0.626²) with KL(q‖p) 1.040, and N(1.982, 0.826²) with

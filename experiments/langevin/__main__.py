@@ -23,6 +23,12 @@ by importance weights, and gets log Z as well. Figures in OUT:
 - modes.png: positions of chains on two far modes of weight 0.8 and 0.2, by
   four ways of sampling.
 
+Units: `mean_square` and `step_size`, which is ε, are in squared data units,
+`log_z` is in nats, `seconds` in seconds. `effective_sample_size` is a number
+of draws, `diverged` one of chains. `bias` is relative to the exact mean
+square. It, `distance`, `share`, `unweighted`, `acceptance` and `r_hat` have no
+unit.
+
 Hardware and time: a minute and a half on 2 CPU cores.
 
 Expect on N(0, 1) at ε = 1 the mean square 1.333 = 1/(1 − ε/4) of ULA, and 1 of

@@ -21,6 +21,10 @@ the target. Figures in OUT:
 - score_error.png: the network's score error by noise level, on states of that
   level and on those of the greatest.
 
+Units: `sigma` is in data units. `share` is a share. The losses `learned`,
+`exact`, `excess` and `first`, and the squares `error`, `error_far` and
+`exact_score`, are of scores times σ. All these have no unit.
+
 Hardware and time: about a minute on 2 CPU cores.
 
 Expect the heavy mode, of weight 0.8, to get 0.51 of the samples by plain

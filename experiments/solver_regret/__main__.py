@@ -8,6 +8,9 @@ error of all pairs at the same number of evaluations. A recommendation is the
 pair of least worst regret over one half of the suite. Its regret on the other
 half, which no choice has seen, shows its value.
 
+Units: `worst` and `median` are regrets, ratios of two errors, and have no
+unit.
+
 Hardware and time: about 40 minutes on 2 CPU cores, with `--quick` 3 minutes.
 
 Expect of the recommended pair 1.6 to 2.8 times the error of the best pair, on the

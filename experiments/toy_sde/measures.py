@@ -28,9 +28,10 @@ def measure(
     """Distances of both samplers to exact samples, forward moments, and log p of
     the flow.
 
-    The distances are squared, in data units. "exact" is the mean over
-    EXACT_SETS sets of exact samples, "exact_largest" the largest of them: the
-    distance of two finite sets of one distribution.
+    The energy distance is in data units, the sliced Wasserstein distance is
+    squared. "exact" is the mean over EXACT_SETS sets of exact samples,
+    "exact_largest" the largest of them: the distance of two finite sets of one
+    distribution.
     """
     schedule = make(name, SETTINGS)
     *keys, key_projections, key_likelihood = jax.random.split(
@@ -76,7 +77,7 @@ def forward_moments(
     - mean_error: ‖mean − exact‖/s, s² the trace of the exact covariance.
     - mean_noise: its root mean square where the distribution is exact.
     - variance_error: trace of the covariance over s², less 1.
-    - variance_noise: its standard error.
+    - variance_error_standard_error: its standard error.
     """
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
     mean, covariance = np.asarray(target.mean()), np.asarray(target.covariance())
@@ -89,7 +90,7 @@ def forward_moments(
         "mean_error": float(np.linalg.norm(x.mean(0) - alpha * mean) / np.sqrt(exact)),
         "mean_noise": float(1 / np.sqrt(len(x))),
         "variance_error": float(squares.mean() / exact - 1),
-        "variance_noise": float(squares.std() / exact / np.sqrt(len(x))),
+        "variance_error_standard_error": float(squares.std() / exact / np.sqrt(len(x))),
     }
 
 

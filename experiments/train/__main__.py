@@ -20,6 +20,12 @@ At the end samples are drawn beside test images, and their distance to these sta
 beside that of training images. 8-bit images and images of fewer levels are scored in
 bits/dim. `python -m experiments.evaluate --run OUT` measures the folder further.
 
+Units: names with `bits_per_dim` are in bits per dimension, with `nats_per_dim` in nats
+per dimension, with `frechet` in squared units of pixels from −1 to 1, `frechet_slope`
+in these times images. `kernel` is a squared MMD. It, `precision`, `recall`, `density`,
+`coverage` and losses have no unit. `seconds_<part>` is in seconds, `images_per_second`
+in images per second. The rest are counts.
+
 Hardware and time: patches32 within 30 minutes, digits_best within 25 on 2 CPU
 cores. The others are published recipes for accelerators.
 """

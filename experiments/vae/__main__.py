@@ -21,8 +21,11 @@ have. A run on the same OUT resumes. Figures in OUT:
   latents.
 - loss.png: the bound of the training batches.
 
-Hardware and time: 71 seconds of CPU time (2 to 3.5 minutes on 2 cores shared
-with five other programs).
+Units: names with `bits_per_dim` are in bits per dimension, `kl_of_each_entry`
+is in nats. On a scale of pixels from −1 to 1, `frechet_<set>` is in squared
+units and `energy_<set>` in units. `seconds` is in seconds.
+
+Hardware and time: 71 seconds of processor time.
 
 Expect a test bound of 1.86 ± 0.02 bits/dim (1.51 for the reconstruction, 0.35
 for the latent), 1.79 weighted over 256 draws, where the histograms have 2.42.

@@ -89,7 +89,8 @@ class Report(NamedTuple):
 
     Attributes:
       name: Name of the experiment.
-      document: Docstring of the experiment, whose first lines are its question.
+      document: Docstring of the experiment. Its first lines are its question, and
+        the paragraph "Units: …" is shown below the numbers.
       metrics: Text of metrics.json.
       config: Text of config.json. Empty if there is none.
       figures: Figures in the order of their making.
@@ -114,6 +115,9 @@ def run_page(report: Report) -> str:
     question, known = parts[0], captions(parts)
     expected = [i for i, part in enumerate(parts) if part.startswith("Expect")]
     expectation = parts[expected[0] :] if expected else []
+    units = [
+        part[7:8].upper() + part[8:] for part in parts if part.startswith("Units:")
+    ]
     images = []
     for path, alt in report.figures:
         if not path.is_file():
@@ -146,6 +150,7 @@ def run_page(report: Report) -> str:
             section("All numbers", result_tables, folded=True)
             if report.shown
             else section("Numbers", result_tables),
+            section("Units", prose(units)),
             section("What to expect", prose(expectation)),
             section("Run", table((), list(report.about.items()), "the run")),
             section(
