@@ -1,5 +1,6 @@
 """The compilation cache of all tests, and float64 on request."""
 
+import ctypes
 import gc
 import os
 import pathlib
@@ -53,6 +54,8 @@ def pytest_runtest_teardown(item):
     if maps > MAPS_LIMIT or grown > GROWTH_LIMIT:
         jax.clear_caches()
         gc.collect()
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)  # glibc keeps freed memory otherwise
         # What stays belongs to the tests, and is not counted again.
         stash[_RESIDENT] = _resident()
 
