@@ -70,12 +70,21 @@ def test_a_latent_model_is_sampled_and_decoded(latent, tmp_path):
     assert (tmp_path / "samples.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize("latent", [False, True])
+def test_a_score_has_its_standard_error_beside_it(latent):
+    """Of two values it is half their difference."""
+    name = "bits_per_dim_of_latents" if latent else "bits_per_dim"
+    summary = import_model._summary(np.log(2) * np.array([-4.0, -8.0]), 4, latent)
+    assert summary[name] == pytest.approx(1.5)
+    assert summary[f"{name}_standard_error"] == pytest.approx(0.5)
+    assert set(import_model._summary(np.array([-1.0]), 4, latent)) == {"nats", name}
+
+
 @pytest.mark.slow
 def test_a_guided_latent_model_is_scored_and_ranked(latent, tmp_path):
     config = Config(latent, out=tmp_path, guidance=2.0, classes=(1,), **SMALL)
     results = import_model.run(config)
     assert np.isfinite(results["bits_per_dim_of_latents"])
-    assert results["bits_per_dim_of_latents_standard_error"] > 0
     stored = json.loads((tmp_path / "metrics.json").read_text())
     ranked = sorted((row["solver"], row["evaluations"]) for row in stored["ranking"])
     # One evaluation per step of each.
