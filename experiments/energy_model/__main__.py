@@ -23,7 +23,7 @@ Hardware and time: about 2 minutes on 2 CPU cores. A run resumes from its
 checkpoints.
 
 Expect on moons KL(p‖q) of 0.04 nats by denoising (0.02 from the noised data,
-which is what it fits), 0.03 by sliced and 0.01 by exact score matching, 0.015
+which is what it fits), 0.03 by sliced and 0.01 by exact score matching, 0.03
 by contrastive divergence. The best Gaussian has 0.90. Expect log Z by either
 method within 0.03 ± 0.025 of quadrature at 128 levels, within 0.2 ± 0.1 at 8.
 """
