@@ -361,7 +361,7 @@ def print_results(
       units: Units by the first words of the names, such as {"energy": "nats"}.
         Those that start with "seconds" have theirs.
     """
-    width = max(map(len, results))
+    width = max(map(len, results), default=0)
     for name, value in results.items():
         shown = _number(value) if isinstance(value, float) else str(value)
         unit = "" if value is None else _unit_of(name, units)
