@@ -13,7 +13,6 @@ from sklearn.svm import SVC
 
 from diffjax import losses, predictions, schedules
 from diffjax.networks import TimeEmbedding
-from experiments.shared import datasets
 
 
 class ClassifierNetwork(nn.Module):
@@ -45,21 +44,28 @@ class NoisyClassifier:
     """p(y | x_t) at every noise level: the softmax of a network.
 
     The network's inputs are c_in x, of unit variance, and −log SNR/8.
+
+    Args:
+      shape: Shape of an example.
+      sigma_data: Standard deviation of the data.
+      schedule: The noise schedule.
+      module: The network.
     """
 
-    data: datasets.Dataset
+    shape: tuple[int, ...]
+    sigma_data: float
     schedule: Any
     module: ClassifierNetwork
 
     def init(self, key):
         """Initial parameters."""
-        return jax.jit(self.module.init)(key, jnp.zeros(self.data.shape), jnp.zeros(()))
+        return jax.jit(self.module.init)(key, jnp.zeros(self.shape), jnp.zeros(()))
 
     def logits(self, params, x, t, key=None):
         """log p(y | x_t = x) of all classes up to a constant, (classes,). A key
         turns dropout on.
         """
-        c_in, c_noise = predictions.input_scalings(self.schedule, t, self.data.spread)
+        c_in, c_noise = predictions.input_scalings(self.schedule, t, self.sigma_data)
         extra = {} if key is None else {"train": True, "rngs": {"dropout": key}}
         return self.module.apply(params, c_in * x, c_noise, **extra)
 

@@ -114,7 +114,10 @@ def train(
     log_prob_y = None
     if "classifier" in config.kinds:
         classifier = classifiers.NoisyClassifier(
-            data, model.schedule, classifiers.ClassifierNetwork(data.classes)
+            data.shape,
+            data.spread,
+            model.schedule,
+            classifiers.ClassifierNetwork(data.classes),
         )
         longer, label = (
             dataclasses.replace(config, steps=config.classifier_steps),
