@@ -103,6 +103,30 @@ def test_the_search_finds_a_page_without_a_network(folder, window):
     assert not window.faults
 
 
+@pytest.mark.parametrize(
+    ("words", "page"),
+    [
+        ("bpd", "howto/bits_per_dim"),
+        ("OOM", "howto/gradient_through_sampler"),
+        ("NLL", "howto/log_prob"),
+        ("SDEdit", "howto/img2img"),
+        ("Euler a", "solvers/names"),
+        ("write my own solver", "howto/my_solver"),
+    ],
+)
+def test_the_search_finds_users_words(folder, window, words, page):
+    """Among the first three pages, though brackets or commas touch the word there."""
+    window.goto((folder / "index.html").as_uri())
+    window.wait_for_load_state("networkidle")
+    if window.viewport_size["width"] < 1000:
+        window.click("label.md-header__button[for=__search]")
+    window.locator("input[name=query]").press_sequentially(words)
+    links = ".md-search-result__item > a"
+    window.wait_for_selector(links)
+    addresses = [a.get_attribute("href") for a in window.locator(links).all()[:3]]
+    assert any(f"/{page}.html" in address for address in addresses), addresses
+
+
 def test_the_colours_change(folder, window):
     window.goto((folder / "index.html").as_uri())
     colour = lambda: window.evaluate("getComputedStyle(document.body).backgroundColor")
