@@ -128,7 +128,9 @@ def test_guidance_writes_what_it_promises(changes, tmp_path):
         config.classifier_steps,
     )
     if changes:  # a finished run that is started again trains nothing
-        assert guidance.run(config)["rows"] == result["rows"]
+        again = guidance.run(config)["rows"]
+        untimed = lambda rows: [row | {"seconds": None} for row in rows]
+        assert untimed(again) == untimed(result["rows"])
 
 
 def test_a_judge_recognises_real_digits():

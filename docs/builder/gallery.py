@@ -14,7 +14,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 CHOSEN = {
-    "evaluate": "samples.png",
+    "evaluate": "frechet.png",
     "import_model": "errors.png",
     "ddpm": "rate_distortion.png",
     "vae": "reconstructions.png",

@@ -329,7 +329,8 @@ def run(config: Config) -> dict[str, Any]:
         results |= score(opened, config)
         clock.lap("score")
     lines = {name: line for name, (_, line) in compared.items()}
-    figures.draw_extrapolation(lines, f"{config.run}, {config.features}", out)
+    title = f"{config.run.name}, {config.features}"
+    figures.draw_extrapolation(lines, title, out)
     draw_figures(config, opened, drawn, values, out)
     clock.lap("figures")
     results["seconds"] = clock.laps
