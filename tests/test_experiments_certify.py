@@ -480,6 +480,7 @@ def test_the_table_of_names_agrees_with_the_certificates():
     for theirs, ours, difference in rows:
         shown = [eval(f"solvers.{code}") for code in re.findall(r"`([^`]+)`", ours)]
         kind = re.sub(r"`\w+`", "", theirs).strip(" ,")
+        assert difference.startswith("by formula") == (kind not in ARGUMENTS), theirs
         if kind not in ARGUMENTS:
             without.add(theirs)
             continue
@@ -493,6 +494,18 @@ def test_the_table_of_names_agrees_with_the_certificates():
                 else:
                     assert not any(solver in same for solver in shown), (theirs, same)
     assert without == WITHOUT_CERTIFICATE
+
+
+def test_the_names_of_web_uis_are_those_of_k_diffusion():
+    page = (ROOT / "docs" / "pages" / "solvers" / "names.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| (`.*?) \| (.*?) \| ?.*? ?\|$", page, re.M))
+    shown = re.findall(r"^\| [A-Z].*? \| (`.*?) \| (`.*?) \|$", page, re.M)
+    assert len(shown) == 10
+    for theirs, ours in shown:
+        names = [theirs] if theirs in rows else theirs.split(", ")
+        named = ", ".join(rows[name] for name in names)
+        listed, solvers_there = (re.findall(r"`([^`]+)`", x) for x in (ours, named))
+        assert set(listed) <= set(solvers_there), theirs
 
 
 def test_the_table_of_names_names_methods_as_published():
