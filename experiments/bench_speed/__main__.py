@@ -29,7 +29,7 @@ Expect loops within 1.09 of those by hand (within noise of 1 for the U-Net,
 whose evaluations outweigh all else), equal compilation times and memory at 20
 and 2000 steps, noise at a quarter of the cost of `fold_in` and `normal`, a
 guided step at most 2.05 of an unguided one, a training step within 1.05 of its
-gradient and update, MALA chains within 1.25, and an import below 0.2 seconds.
+gradient and update, MALA chains within 1.25, and an import below 0.3 seconds.
 
 Runs of 0.1 seconds on a busy machine scatter by 10 % and more. Read a ratio
 beside its quartiles and those of the first row.
