@@ -541,3 +541,19 @@ def test_the_certificate_of_the_tutorial_begins_as_it_shows(
     )
     fault = blocks.difference(*texts)
     assert not fault, fault
+
+
+def test_the_figure_shows_the_errors_of_each_sampler():
+    """One curve each. Errors that a logarithmic axis cannot show are left out."""
+    points = {"a:first": ((4, 0.1), (8, 0.025)), "b:second": ((4, 0.2), (16, 0.05))}
+    lost = {"c:nan": ((4, np.nan), (8, 0.1)), "d:zero": ((4, 0.1), (8, 0.0)), "e": ()}
+    made = [
+        Certificate(name, [], list(errors))
+        for name, errors in {**points, **lost}.items()
+    ]
+    (axis,) = report.draw(made).axes
+    shown = {
+        line.get_label(): tuple(map(tuple, line.get_xydata())) for line in axis.lines
+    }
+    assert shown == points
+    assert list(axis.get_xticks()) == [4, 8, 16]

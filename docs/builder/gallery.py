@@ -28,7 +28,6 @@ CHOSEN = {
     "langevin": "modes.png",
     "energy_model": "densities.png",
     "bench_networks": "ratios.png",
-    "bench_speed": "ratios.png",
     "certify": "errors.png",
     "solver_regret": "regret.png",
 }

@@ -106,6 +106,12 @@ def _errors(certificate):
     return (steps, errors) if np.isfinite(errors).all() and min(errors) > 0 else None
 
 
+def _mark_steps(axis, steps):
+    """A tick at each number of steps that was measured, and no other."""
+    axis.xaxis.set_minor_locator(plt.NullLocator())
+    axis.set_xticks(steps, [str(n) for n in steps])
+
+
 def _drawing(certificate):
     """Error against steps, as an image in the page."""
     points = _errors(certificate)
@@ -122,8 +128,7 @@ def _drawing(certificate):
         axis.legend(frameon=False)
     middle = np.sqrt(min(errors) * max(errors))
     axis.set_ylim(min(min(errors) / 2, middle / 4), max(max(errors) * 2, middle * 4))
-    axis.xaxis.set_minor_locator(plt.NullLocator())
-    axis.set_xticks(steps, [str(n) for n in steps])
+    _mark_steps(axis, steps)
     axis.set(xlabel=named.get("axis", "steps"), ylabel="error (mixture or Gaussians)")
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=130, bbox_inches="tight", facecolor="white")
@@ -148,9 +153,7 @@ def draw(certificates: Sequence[Certificate]) -> Any:
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.9, max(1, len(curves))))
     for (name, (steps, errors)), colour in zip(curves.items(), colours, strict=True):
         axis.loglog(steps, errors, "o-", ms=4, lw=1.2, color=colour, label=name)
-    every = sorted({n for steps, _ in curves.values() for n in steps})
-    axis.xaxis.set_minor_locator(plt.NullLocator())
-    axis.set_xticks(every, [str(n) for n in every])
+    _mark_steps(axis, sorted({n for steps, _ in curves.values() for n in steps}))
     axis.set(
         xlabel="steps",
         ylabel="error (mixture or Gaussians)",
